@@ -1,0 +1,297 @@
+"""The command line. Heavy imports happen inside the commands, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .runner import Plan
+
+app = typer.Typer(
+    help="Find out which attribution method for graph neural networks tells the truth about a model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+
+Plugins = Annotated[
+    list[str] | None, typer.Option("--plugin", help="Python file or module with further methods or tasks. Repeatable.")
+]
+CacheDir = Annotated[
+    Path | None, typer.Option(help="Folder of trained models.  [default: the platform's user cache folder]")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:i.  [default: auto]")]
+Threads = Annotated[int | None, typer.Option(min=1, help="PyTorch threads, the same for every cell.  [default: 1]")]
+TABLE_WIDTH = 110
+"""Columns of tables that go to a file or a pipe."""
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+@app.command()
+def run(
+    methods: Annotated[
+        list[str] | None, typer.Option(help="Names, comma-separated or repeated, or 'all'.  [default: all]")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="As for --methods.  [default: toy]")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many seeds; each varies data, model and fit.  [default: 1]")
+    ] = None,
+    first_seed: Annotated[int | None, typer.Option(min=0, help="The first of them.  [default: 0]")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="PLUGIN.OPTION=VALUE, such as toy.colours=8. Repeatable; `list` names the options."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file: a table [run] with these options, and one per task or method.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Results folder.  [default: results/TASKS]")] = None,
+    device: Device = None,
+    threads: Threads = None,
+    cache_dir: CacheDir = None,
+    plugin: Plugins = None,
+) -> None:
+    """Run methods on tasks, score them, and compare.
+
+    Finished cells are kept and not run again: the same command continues where it was stopped.
+
+    Exit code: 0 when every cell is ok or skipped for a stated reason, 1 when one is not, 2 for bad input.
+
+    Example: `python -m attribench run --methods all --task toy --seeds 5`
+    """
+    from .settings import merge, parse_overrides, read_config
+
+    file = read_config(config) if config else {}
+    settings = _run_settings(
+        file.pop("run", {}),
+        methods=methods, task=task, seeds=seeds, first_seed=first_seed, out=out, device=device, threads=threads,
+        cache_dir=cache_dir, plugin=plugin,
+    )  # fmt: skip
+    plan = _plan(settings, file, merge(file, parse_overrides(set_ or [])), parse_overrides(set_ or []))
+    folder = Path(settings["out"] or Path("results") / "+".join(plan.tasks))
+    raise typer.Exit(_execute(plan, folder, settings["cache_dir"]))
+
+
+def _run_settings(table: dict[str, Any], **given: Any) -> dict[str, Any]:
+    """Join the command line's options with the file's ``[run]`` table and the defaults; the command line wins."""
+    defaults: dict[str, Any] = dict(
+        methods=["all"], task=["toy"], seeds=1, first_seed=0, out=None, device="auto", threads=1, cache_dir=None,
+        plugin=[],
+    )  # fmt: skip
+    kinds = {"methods": list, "task": list, "plugin": list, "seeds": int, "first_seed": int, "threads": int}
+    settings = dict(defaults)
+    for name, value in table.items():
+        key = name.replace("-", "_")
+        kind = kinds.get(key, str)
+        listed = [value] if kind is list and isinstance(value, str) else value
+        if key not in defaults:
+            raise UserError(f"expected options of [run] among {', '.join(defaults)}; got {name!r}")
+        if not isinstance(listed, kind) or isinstance(listed, bool):
+            raise UserError(f"expected a {kind.__name__} for {name} in [run]; got {value!r}")
+        settings[key] = listed
+    settings |= {name: value for name, value in given.items() if value is not None}
+    for name, least in (("seeds", 1), ("first_seed", 0), ("threads", 1)):
+        if settings[name] < least:
+            raise UserError(f"expected {name} of at least {least}; got {settings[name]}")
+    return settings
+
+
+def _plan(settings: dict[str, Any], file: dict[str, Any], options: dict[str, Any], named: dict[str, Any]) -> Plan:
+    from .registry import METHODS, TASKS, load_plugin
+    from .runner import Plan, select_device
+
+    for source in settings["plugin"]:
+        load_plugin(source)
+    tasks, methods = TASKS.resolve(settings["task"]), METHODS.resolve(settings["methods"])
+    for name in options:  # a file may configure plugins that this run leaves out, but none that do not exist
+        if name not in [*TASKS, *METHODS]:
+            METHODS[name]
+    unused = [name for name in file if name not in [*tasks, *methods, *named]]
+    first = settings["first_seed"]
+    return Plan(
+        tasks=tasks,
+        methods=methods,
+        options={name: values for name, values in options.items() if name not in unused},
+        seeds=list(range(first, first + settings["seeds"])),
+        device=select_device(settings["device"]),
+        threads=settings["threads"],
+        plugins=settings["plugin"],
+    )
+
+
+def _execute(plan: Plan, folder: Path, cache_dir: Path | str | None, *, rescore: bool = False) -> int:
+    """Run a plan, write the views, print the comparison; return the exit code."""
+    import dataclasses
+
+    import torch
+
+    from .progress import Progress
+    from .report import Report, print_comparison
+    from .runner import Result, Runner
+    from .store import ModelCache, write_json
+
+    torch.set_num_threads(plan.threads)
+    cache = ModelCache(Path(cache_dir) if cache_dir else None)
+    write_json(folder / "run.json", {"plan": dataclasses.asdict(plan), **_provenance(plan)})
+    runner = Runner(plan, folder, cache, Progress(Console(stderr=True)))
+    results: list[Result] = []
+    interrupted = False
+    try:
+        for result in runner.rescore() if rescore else runner.run():
+            results.append(result)  # noqa: PERF402 - what came before an interrupt must stay
+    except KeyboardInterrupt:
+        interrupted = True
+    report = Report(results, [] if interrupted and not results else list(runner.problem_results()), runner.configs)
+    if results:
+        report.write(folder)
+        print_comparison(report, _console())
+        sys.stdout.flush()
+    planned = len(plan.cells())
+    if interrupted:
+        _say(f"interrupted after {len(results)} of {planned} cells; they are kept: run the same command to continue")
+        return EXIT_INTERRUPTED
+    _say(f"wrote {folder}")
+    return 0 if all(result.record["status"] in ("ok", "skipped") for result in results) else 1
+
+
+def _provenance(plan: Plan) -> dict[str, Any]:
+    import platform
+
+    import torch
+
+    from . import __version__
+    from .runner import git_commit
+    from .settings import as_dict
+    from .store import library_versions
+
+    device = torch.device(plan.device)
+    return {
+        "attribench": __version__,
+        "commit": git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "versions": library_versions(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "configuration": {name: as_dict(config) for name, config in plan.configs().items()},
+    }
+
+
+@app.command()
+def score(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A results folder that `run` wrote.")],
+    cache_dir: CacheDir = None,
+) -> None:
+    """Score a run's stored attributions again, without running a method."""
+    from .registry import load_plugin
+    from .runner import Plan, select_device
+
+    try:
+        stored = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))["plan"]
+        for source in stored["plugins"]:
+            load_plugin(source)
+        plan = Plan(**stored)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"expected a folder that `run` wrote; {run_folder}: {type(error).__name__}: {error}") from error
+    select_device(plan.device)
+    raise typer.Exit(_execute(plan, run_folder, cache_dir, rescore=True))
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[str, typer.Argument(metavar="methods|tasks", help="What to list.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Only these, with their options.")] = None,
+    plugin: Plugins = None,
+) -> None:
+    """List the methods or tasks, one line each; with names, also their options."""
+    from .registry import METHODS, TASKS, load_plugin
+    from .settings import describe
+
+    registries: dict[str, Any] = {"methods": METHODS, "tasks": TASKS}
+    if kind not in registries:
+        raise UserError(f"expected 'methods' or 'tasks'; got {kind!r}")
+    for source in plugin or []:
+        load_plugin(source)
+    registry = registries[kind]
+    chosen = registry.resolve(names) if names else list(registry)
+    width = max(len(name) for name in chosen)
+    for name in chosen:
+        typer.echo(f"{name:<{width}}  {registry[name].summary()}")
+        for line in describe(name, registry[name].Config) if names else []:
+            typer.echo(f"    {line}")
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A method or task.")],
+    plugin: Plugins = None,
+) -> None:
+    """Run the contract suite on one method or task. Exit code 0 when every check holds, 1 when one does not."""
+    import torch
+
+    from .contract import check_plugin
+    from .registry import load_plugin
+
+    torch.set_num_threads(1)
+    for source in plugin or []:
+        load_plugin(source)
+    failures = 0
+    for title, problem in check_plugin(name):
+        failures += problem is not None
+        typer.echo(f"{'FAILED' if problem else 'ok':<7} {title}" + (f": {problem}" if problem else ""))
+    raise typer.Exit(1 if failures else 0)
+
+
+@app.command()
+def bench(
+    methods: Annotated[list[str] | None, typer.Option(help="As for `run`.  [default: all]")] = None,
+    task: Annotated[str, typer.Option(help="The task whose graphs are explained.")] = "toy",
+    graphs: Annotated[int, typer.Option(min=10, help="How many are explained at once.")] = 500,
+    device: Device = None,
+    threads: Threads = None,
+    out: Annotated[Path, typer.Option(help="Folder for bench.csv.")] = Path("results/bench"),
+    plugin: Plugins = None,
+) -> None:
+    """Time methods against other implementations and against a bare forward and backward pass, within this run."""
+    import torch
+
+    from .bench import run_bench
+    from .registry import METHODS, TASKS, load_plugin
+    from .runner import select_device
+
+    torch.set_num_threads(threads or 1)
+    for source in plugin or []:
+        load_plugin(source)
+    names, (name,) = METHODS.resolve(methods or ["all"]), TASKS.resolve([task])
+    run_bench(torch.device(select_device(device or "auto")), name, names, graphs, out, _console())
+
+
+def _console() -> Console:
+    """Return standard output; where it is not a terminal, wide enough for the tables."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=TABLE_WIDTH)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on standard error and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except UserError as error:
+        _say(f"error: {error}")
+        sys.exit(EXIT_BAD_INPUT)

@@ -1,0 +1,349 @@
+"""The contract that every method and every task keeps; ``check NAME`` and the tests run it on each registered plugin.
+
+Methods are checked on an untrained R-GCN over random graphs, one and three layers deep, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import FastRGCNConv
+
+from .errors import UserError
+from .graphs import GraphBatch
+from .integrity import differences, fingerprint
+from .method import Attribution, Method, Subject
+from .model import GraphModel
+from .output import GraphClassification
+from .registry import METHODS, TASKS
+from .seeds import generator
+from .settings import make_config
+from .task import SPLITS, Problem, Task, TaskSeeds, Workshop, build_problem, without_cache
+
+DEPTHS = (1, 3)
+TOLERANCE = 1e-8
+"""Largest difference in float64 between a graph explained alone and among others."""
+
+Check = Callable[[], str | None]
+
+
+class ContractModel(GraphModel):
+    """An R-GCN of ``depth`` layers with random weights, which can be told to fail in its n-th pass."""
+
+    def __init__(self, depth: int, width: int = 6, relations: int = 3) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, width)
+        self.layers = nn.ModuleList(FastRGCNConv(width, width, relations, aggr="add") for _ in range(depth))
+        self.readout = nn.Linear(width, 3)
+        self.passes_until_failure = [-1]  # in a list: counting down is not a change of the model
+
+    def encode(self, graphs: GraphBatch) -> Tensor:
+        """Embed the nodes."""
+        state: Tensor = self.embed(graphs["x"])
+        return state
+
+    def decode(self, graphs: GraphBatch, state: Tensor) -> Tensor:
+        """Pass messages and sum the nodes of each graph."""
+        for layer in self.layers:
+            state = layer(state, graphs.edge_index, graphs["edge_type"]).tanh()
+        self.passes_until_failure[0] -= 1
+        if self.passes_until_failure[0] == 0:
+            raise InjectedError
+        pooled = state.new_zeros(graphs.num_graphs, state.shape[1]).index_add(0, graphs.batch, state)
+        logits: Tensor = self.readout(pooled)
+        return logits
+
+
+class InjectedError(RuntimeError):
+    """Raised on purpose in the middle of a pass."""
+
+
+def random_graphs(count: int, name: str) -> GraphBatch:
+    """Draw small directed graphs of 3 to 6 nodes with 4 to 10 edges of 3 types, without self-loops, in float64."""
+    draw = generator("contract", name)
+
+    def integers(low: int, high: int, size: int) -> Tensor:
+        return torch.randint(low, high, (size,), generator=draw)
+
+    nodes, edges = integers(3, 7, count), integers(4, 11, count)
+    node_ptr, edge_ptr = (torch.cat([torch.zeros(1, dtype=torch.long), x.cumsum(0)]) for x in (nodes, edges))
+    total, size = int(edge_ptr[-1]), torch.repeat_interleave(nodes, edges)
+    first = torch.repeat_interleave(node_ptr[:-1], edges)
+    source = (torch.rand(total, generator=draw) * size).long()
+    target = (source + 1 + (torch.rand(total, generator=draw) * (size - 1)).long()) % size
+    return GraphBatch(
+        edge_index=torch.stack([source, target]) + first,
+        node_ptr=node_ptr,
+        edge_ptr=edge_ptr,
+        graph_key=torch.arange(count) * 7 + 3,
+        edge_key=torch.arange(total) - torch.repeat_interleave(edge_ptr[:-1], edges),
+        node={"x": torch.randn(int(node_ptr[-1]), 4, generator=draw, dtype=torch.float64)},
+        edge={"edge_type": integers(0, 3, total)},
+    )
+
+
+def contract_subject(depth: int) -> Subject:
+    """Return the subject on which methods are checked."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(depth)
+        model = ContractModel(depth).double().eval()
+    return Subject(model, GraphClassification(), random_graphs(40, "train"), random_graphs(12, "validation"), depth)
+
+
+def check_plugin(name: str) -> Iterator[tuple[str, str | None]]:
+    """Yield every check of a method or task with None where it holds, else what is wrong.
+
+    Raises:
+        UserError: when there is no plugin of that name.
+    """
+    if name in METHODS:
+        for depth in DEPTHS:
+            for title, check in MethodContract(METHODS[name], depth).checks():
+                yield f"{title} ({depth} layer{'s' if depth > 1 else ''})", _outcome(check)
+    elif name in TASKS:
+        for title, check in TaskContract(TASKS[name]).checks():
+            yield title, _outcome(check)
+    else:
+        raise UserError(f"expected a method or task among {', '.join([*METHODS, *TASKS])}; got {name!r}")
+
+
+def _outcome(check: Check) -> str | None:
+    try:
+        return check()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+class MethodContract:
+    """The checks of one method on one subject."""
+
+    def __init__(self, method: type[Method], depth: int) -> None:
+        self.kind = method
+        self.subject = contract_subject(depth)
+        self.model: Any = self.subject.model
+        self.depth = depth
+        self.graphs = random_graphs(15, "test")
+        self._fitted: Method | None = None
+
+    def checks(self) -> list[tuple[str, Check]]:
+        """Return titles and checks."""
+        reason = self.kind.supports(self.subject)
+        if reason is not None:
+            return [("is skipped for a stated reason", lambda: None if reason.strip() else "the reason is empty")]
+        return [
+            ("scores have the right shape and finite values", self.shapes),
+            ("a graph alone equals the same graph in a batch", self.batch_invariance),
+            ("the order of edges does not matter", self.edge_order),
+            ("the order of graphs does not matter", self.graph_order),
+            ("equal seeds give equal scores", self.determinism),
+            ("the model is left as found after success", self.left_as_found),
+            ("the model is left as found after an error", self.left_as_found_after_error),
+        ]
+
+    def make(self, seed: int = 0) -> Method:
+        """Return a new instance with quick settings."""
+        config = make_config(self.kind.name, self.kind.Config, self.kind.quick)
+        return self.kind(config, subject=self.subject, seed=seed)
+
+    def fitted(self) -> Method:
+        """Return an instance that was fitted once for all checks."""
+        if self._fitted is None:
+            method = self.make()
+            method.fit()
+            self._fitted = method
+        return self._fitted
+
+    def shapes(self) -> str | None:
+        """Attribution validates values; this checks it against the batch."""
+        self.fitted().attribute(self.graphs).check(self.graphs, self.depth)
+        return None
+
+    def batch_invariance(self) -> str | None:
+        """Explain the batch, then every graph alone."""
+        whole = self.fitted().attribute(self.graphs)
+        for graph in range(self.graphs.num_graphs):
+            index = torch.tensor([graph])
+            alone = self.fitted().attribute(self.graphs.select(index))
+            wrong = _differences(_edges(whole, self.graphs.edges_of(index)), alone)
+            if wrong:
+                return f"graph {graph}: {wrong}"
+        return None
+
+    def edge_order(self) -> str | None:
+        """Reverse the edges of every graph."""
+        first, last = self.graphs.edge_ptr[:-1], self.graphs.edge_ptr[1:] - 1
+        order = (first + last)[self.graphs.edge_graph] - torch.arange(self.graphs.num_edges)
+        whole = self.fitted().attribute(self.graphs)
+        return _differences(_edges(whole, order), self.fitted().attribute(self.graphs.reorder_edges(order)))
+
+    def graph_order(self) -> str | None:
+        """Reverse the graphs."""
+        index = torch.arange(self.graphs.num_graphs).flip(0)
+        whole = self.fitted().attribute(self.graphs)
+        return _differences(
+            _edges(whole, self.graphs.edges_of(index)), self.fitted().attribute(self.graphs.select(index))
+        )
+
+    def determinism(self) -> str | None:
+        """Fit and attribute with two new instances, under different states of the global generator."""
+        return _differences(self._once(1), self._once(2), tolerance=0.0)
+
+    def _once(self, state: int) -> Attribution:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(state)
+            method = self.make(seed=5)
+            method.fit()
+            return method.attribute(self.graphs)
+
+    def left_as_found(self) -> str | None:
+        """Compare fingerprints around fit and attribute, with parts of the model in training mode."""
+        self.model.readout.train()
+        before = fingerprint(self.model, self.graphs)
+        method = self.make()
+        method.fit()
+        method.attribute(self.graphs)
+        changed = differences(before, fingerprint(self.subject.model, self.graphs))
+        self.subject.model.eval()
+        return f"changed: {', '.join(changed)}" if changed else None
+
+    def left_as_found_after_error(self) -> str | None:
+        """Let the model fail in the first and second pass of fit and of attribute."""
+        model = self.model
+        for passes in (1, 2):
+            for phase in ("fit", "attribute"):
+                method = self.fitted() if phase == "attribute" else self.make()
+                before = fingerprint(model, self.graphs)
+                model.passes_until_failure[0] = passes
+                try:
+                    method.fit() if phase == "fit" else method.attribute(self.graphs)
+                    raised = False
+                except InjectedError:
+                    raised = True
+                swallowed = not raised and model.passes_until_failure[0] <= 0
+                model.passes_until_failure[0] = -1
+                changed = differences(before, fingerprint(model, self.graphs))
+                if changed or swallowed:
+                    return f"{phase}: " + (f"changed {', '.join(changed)}" if changed else "the error was swallowed")
+        return None
+
+
+def _edges(attribution: Attribution, edges: Tensor) -> Attribution:
+    """Return the scores and hard mask of some edges."""
+    hard = None if attribution.hard_mask is None else attribution.hard_mask[:, edges]
+    return replace(attribution, scores=attribution.scores[:, edges], hard_mask=hard, diagnostics={})
+
+
+def _differences(a: Attribution, b: Attribution, tolerance: float = TOLERANCE) -> str | None:
+    gap = float((a.scores - b.scores).abs().max())
+    if gap > tolerance:
+        return f"scores differ by {gap:.3g}; at most {tolerance:g} is allowed"
+    if a.hard_mask is not None and (b.hard_mask is None or not torch.equal(a.hard_mask, b.hard_mask)):
+        return "hard masks differ"
+    return None
+
+
+class TaskContract:
+    """The checks of one task, built with its quick settings."""
+
+    def __init__(self, task: type[Task]) -> None:
+        self.kind = task
+        self._problems: dict[TaskSeeds, Problem] = {}
+
+    def checks(self) -> list[tuple[str, Check]]:
+        """Return titles and checks."""
+        return [
+            ("splits, labels and gold have matching shapes", self.shapes),
+            ("equal seeds give the same data and the same model", self.determinism),
+            ("the data seed changes the data, the model seed only the model", self.seeds),
+            ("graphs keep distinct keys over all splits", self.keys),
+            ("the model's messages can be gated, and it is left as found", self.gates),
+            ("a graph alone gives the same output as in a batch", self.batch_invariance),
+        ]
+
+    def build(self, seeds: TaskSeeds) -> Problem:
+        """Build a problem, once for all checks."""
+        if seeds not in self._problems:
+            self._problems[seeds] = self._new(seeds)
+        return self._problems[seeds]
+
+    def _new(self, seeds: TaskSeeds) -> Problem:
+        config = make_config(self.kind.name, self.kind.Config, self.kind.quick)
+        return build_problem(self.kind(config), seeds, Workshop(torch.device("cpu"), without_cache))
+
+    def shapes(self) -> str | None:
+        """Compare the splits with the model's number of layers."""
+        problem = self.build(TaskSeeds(0, 0))
+        num_layers = problem.subject().num_layers
+        for name in SPLITS:
+            split = problem.splits[name]
+            with torch.no_grad():
+                units = len(problem.output.predict(problem.model(split.graphs)))
+            if len(split.labels) != units:
+                return f"{name}: expected {units} labels; got {len(split.labels)}"
+            gold = split.gold
+            shapes = [(num_layers, split.graphs.num_edges), (1, split.graphs.num_edges)]
+            if gold is not None and (gold.dtype != torch.bool or tuple(gold.shape) not in shapes):
+                return f"{name}: expected bool gold of shape {shapes[0]} or {shapes[1]}; got {tuple(gold.shape)}"
+        return None
+
+    def determinism(self) -> str | None:
+        """Build twice under different states of the global generator."""
+        first = self.build(TaskSeeds(0, 0))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(123)
+            second = self._new(TaskSeeds(0, 0))
+        if not _same_data(first, second):
+            return "the data differ"
+        return None if _same_model(first, second) else "the models differ"
+
+    def seeds(self) -> str | None:
+        """Change one seed at a time."""
+        base = self.build(TaskSeeds(0, 0))
+        if _same_data(base, self.build(TaskSeeds(1, 0))):
+            return "another data seed gave the same data"
+        if not _same_data(base, self.build(TaskSeeds(0, 1))):
+            return "another model seed gave other data"
+        return None
+
+    def keys(self) -> str | None:
+        """No graph shares its key, and so its noise, with another."""
+        keys = torch.cat([split.graphs.graph_key for split in self.build(TaskSeeds(0, 0)).splits.values()])
+        return None if keys.unique().numel() == keys.numel() else "two graphs have the same key"
+
+    def gates(self) -> str | None:
+        """Record and gate once."""
+        problem = self.build(TaskSeeds(0, 0))
+        graphs = problem.splits["validation"].graphs
+        before = fingerprint(problem.model, graphs)
+        problem.subject()
+        changed = differences(before, fingerprint(problem.model, graphs))
+        return f"changed: {', '.join(changed)}" if changed else None
+
+    def batch_invariance(self) -> str | None:
+        """Run the first test graph alone, in float64."""
+        problem = self._new(TaskSeeds(0, 0))
+        graphs = problem.splits["test"].graphs.to(torch.float64)
+        model = problem.model.double().eval()
+        with torch.no_grad():
+            gap = float((model(graphs)[0] - model(graphs.select(torch.tensor([0])))[0]).abs().max())
+        return None if gap <= TOLERANCE else f"outputs differ by {gap:.3g}"
+
+
+def _same_data(a: Problem, b: Problem) -> bool:
+    pairs: list[tuple[Any, Any]] = []
+    for name in SPLITS:
+        x, y = a.splits[name], b.splits[name]
+        pairs += [(x.labels, y.labels), (x.graphs.edge_index, y.graphs.edge_index)]
+        for level in ("node", "edge", "graph"):
+            mine, other = getattr(x.graphs, level), getattr(y.graphs, level)
+            pairs += [(mine[key], other[key]) for key in mine]
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def _same_model(a: Problem, b: Problem) -> bool:
+    mine, other = a.model.state_dict(), b.model.state_dict()
+    return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)

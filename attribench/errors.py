@@ -1,0 +1,9 @@
+"""The two ways in which a run ends early on purpose."""
+
+
+class UserError(Exception):
+    """Bad input: one line that says what was expected, what came, and what to do. The command line exits with 2."""
+
+
+class Infeasible(Exception):  # noqa: N818 - an outcome, not a mistake
+    """A method found no explanation that meets its own constraint; the cell is reported as ``infeasible``."""

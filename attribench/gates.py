@@ -1,0 +1,310 @@
+"""Gates: the one intervention on messages (Eq. 3), for every method.
+
+A message m becomes z * m + (1 - z) * b. Gate k belongs to the k-th message-passing *call* of one forward pass, not to
+the k-th module. Ordinary PyG layers are driven through their own hooks; what cannot be gated exactly is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch_geometric import EdgeIndex
+from torch_geometric.nn import MessagePassing
+from torch_geometric.utils import is_sparse
+
+from .errors import UserError
+from .graphs import GraphBatch
+from .model import GraphModel
+
+Gate = Tensor | Sequence[Tensor | None]
+
+
+class UnsupportedModelError(UserError):
+    """A model whose messages cannot be gated exactly; says what to use instead."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What one message-passing call read and sent in the unmasked pass.
+
+    Args:
+        messages: ``(E + S, ...)``, the messages of the E edges and of S self-loops that the layer appended.
+        h_source, h_target: ``(N, H)``, the layer's inputs h(k-1) by source and by target node.
+        source, target: ``(E,)``, the nodes u and v of every edge.
+    """
+
+    messages: Tensor
+    h_source: Tensor
+    h_target: Tensor
+    source: Tensor
+    target: Tensor
+
+    @property
+    def width(self) -> int:
+        """D, the number of values in one message."""
+        return self.messages[0].numel() if len(self.messages) else int(torch.tensor(self.messages.shape[1:]).prod())
+
+    def flat_messages(self) -> Tensor:
+        """Return the messages of the real edges as ``(E, D)``."""
+        return self.messages[: self.source.numel()].reshape(self.source.numel(), self.width)
+
+    def inputs(self) -> Tensor:
+        """Return [h_u, h_v, m] of Eq. 6, ``(E, 2 H + D)``, all from before the aggregation: no look-ahead."""
+        h_u, h_v = self.h_source[self.source].flatten(1), self.h_target[self.target].flatten(1)
+        return torch.cat([h_u, h_v, self.flat_messages()], dim=-1)
+
+
+@dataclass(eq=False)
+class _Pass:
+    """State of the forward pass that the hooks are taking part in."""
+
+    graphs: GraphBatch
+    recording: Recording | None = None
+    gates: Gate | None = None
+    baselines: Sequence[Tensor] | None = None
+    calls: list[Call] = field(default_factory=list)
+    index: int = 0
+    layer_input: Any = None
+    pending: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+    replayed: tuple[MessagePassing, Any] | None = None
+
+    def end_replay(self) -> None:
+        """Give the layer whose messages are replayed its own ``message`` back."""
+        if self.replayed is not None:
+            layer, own = self.replayed
+            self.replayed = None
+            del layer.__dict__["message"]
+            if own is not None:
+                layer.__dict__["message"] = own
+
+
+class Gates:
+    """Context manager through which a model is recorded and gated; the model is left exactly as it was found.
+
+    Inside it the parameters are frozen and the model is in evaluation mode. On exit, also after an error, no hook is
+    left, and ``requires_grad`` and the train/eval mode of every part are as before.
+
+    Example::
+
+        with Gates(model) as gates:
+            recording = gates.record(graphs)         # the unmasked pass
+            logits = recording.forward(z)            # the masked pass, z (L, E)
+    """
+
+    def __init__(self, model: GraphModel) -> None:
+        self.model = model
+        self.forward_passes = 0
+        self._pass: _Pass | None = None
+        self._layers: list[MessagePassing] = []
+        self._handles: list[Any] = []
+        self._training: dict[nn.Module, bool] = {}
+        self._requires_grad: list[tuple[nn.Parameter, bool]] = []
+
+    def __enter__(self) -> Self:
+        self._training = {module: module.training for module in self.model.modules()}
+        self._requires_grad = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        try:
+            self._layers = [module for module in self.model.modules() if isinstance(module, MessagePassing)]
+            if not self._layers:
+                raise UnsupportedModelError(
+                    "expected a model with PyG MessagePassing layers; got none in "
+                    f"{type(self.model).__name__}: pass its messages with torch_geometric.nn.MessagePassing"
+                )
+            self.model.eval()
+            for parameter, _ in self._requires_grad:
+                parameter.requires_grad_(False)
+            for layer in self._layers:
+                self._handles += [
+                    layer.register_forward_pre_hook(self._on_layer, with_kwargs=True),
+                    layer.register_propagate_forward_pre_hook(self._on_propagate),
+                    layer.register_message_forward_hook(self._on_message),
+                    layer.register_propagate_forward_hook(self._on_propagated),
+                ]
+        except BaseException:
+            self._restore()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for module, mode in self._training.items():
+            module.training = mode
+        for parameter, requires_grad in self._requires_grad:
+            parameter.requires_grad_(requires_grad)
+
+    @torch.no_grad()
+    def record(self, graphs: GraphBatch) -> Recording:
+        """Run the unmasked pass and keep what gates cannot change.
+
+        Raises:
+            UnsupportedModelError: when a layer's messages are not one per edge, in the order of the edges.
+        """
+        current = _Pass(graphs)
+        state = self.model.encode(graphs)
+        logits = self._run(current, state)
+        if not current.calls:
+            raise UnsupportedModelError("expected at least one message-passing call in decode(); got none")
+        return Recording(self, graphs, state, logits, tuple(current.calls))
+
+    def _run(self, current: _Pass, state: Any) -> Tensor:
+        self._pass = current
+        self.forward_passes += 1
+        try:
+            return self.model.decode(current.graphs, state)
+        finally:
+            self._pass = None
+            current.end_replay()
+
+    def _on_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._pass is not None and self._pass.recording is None:
+            self._pass.layer_input = args[0] if args else kwargs.get("x")
+
+    def _on_propagate(self, layer: MessagePassing, inputs: tuple[Any, ...]) -> None:
+        current = self._pass
+        if current is None:
+            return
+        if current.recording is None:
+            current.pending = _endpoints(layer, inputs, current)
+        elif current.index == 0 and len(layer._message_forward_hooks) == 1:
+            # The first call's messages do not depend on any gate: take them from the recording. A hook of the user's
+            # would act on them a second time; with one, the messages are computed.
+            messages = current.recording.calls[0].messages
+            current.replayed = (layer, layer.__dict__.get("message"))
+            layer.__dict__["message"] = lambda **_: messages
+
+    def _on_message(self, layer: MessagePassing, inputs: tuple[Any, ...], messages: Tensor) -> Tensor | None:
+        current = self._pass
+        if current is None:
+            return None
+        if current.recording is None:
+            if current.pending is None:
+                raise _refusal(layer, "sends messages more than once per call", "decomposed_layers=1")
+            h_source, h_target, source, target = current.pending
+            expected = source.numel()
+            if messages.dim() < 2 or len(messages) < expected or layer.node_dim % messages.dim() != 0:
+                raise _refusal(
+                    layer, f"has messages of shape {tuple(messages.shape)} for {expected} edges", "(E, ...) messages"
+                )
+            current.calls.append(Call(messages, h_source, h_target, source[:expected], target))
+            current.pending = None
+            return None
+        current.end_replay()
+        if current.index >= len(current.recording.calls):
+            raise UnsupportedModelError(
+                f"expected {len(current.recording.calls)} message-passing calls as in the unmasked pass; got more"
+            )
+        gated = current.recording.gate(current.index, messages, current.gates, current.baselines)
+        current.index += 1
+        return gated
+
+    def _on_propagated(self, layer: MessagePassing, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if self._pass is not None and self._pass.pending is not None:
+            raise _refusal(layer, "fuses messages and aggregation", "edge_index as a plain (2, E) tensor")
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """The unmasked pass over a batch, from which gated passes start.
+
+    Args:
+        logits: the original model's output.
+        calls: what each of the L message-passing calls read and sent.
+    """
+
+    gates: Gates
+    graphs: GraphBatch
+    state: Any
+    logits: Tensor
+    calls: tuple[Call, ...]
+
+    @property
+    def num_layers(self) -> int:
+        """L, the number of message-passing calls in one forward pass."""
+        return len(self.calls)
+
+    def ones(self) -> Tensor:
+        """Return open gates ``(L, E)``."""
+        return self.logits.new_ones(self.num_layers, self.graphs.num_edges)
+
+    def forward(self, gates: Gate, baselines: Sequence[Tensor] | None = None) -> Tensor:
+        """Run the gated pass and return its output.
+
+        Args:
+            gates: ``(L, E)``, or one ``(E,)`` tensor per call, None where all are open.
+            baselines: b of Eq. 3 per call, ``(D,)`` or one per graph ``(G, D)``; zero where None.
+        """
+        for name, given in (("gates", gates), ("baselines", baselines)):
+            if given is not None and len(given) != self.num_layers:
+                raise ValueError(f"expected {name} for {self.num_layers} calls; got {len(given)}")
+        current = _Pass(self.graphs, self, gates, baselines)
+        logits = self.gates._run(current, self.state)
+        if current.index != self.num_layers:
+            raise UnsupportedModelError(
+                f"expected {self.num_layers} message-passing calls as in the unmasked pass; got {current.index}"
+            )
+        return logits
+
+    def gate(self, k: int, messages: Tensor, gates: Gate | None, baselines: Sequence[Tensor] | None) -> Tensor:
+        """Apply Eq. 3 to the messages of call ``k``; self-loops that the layer appended stay open."""
+        z = None if gates is None else gates[k]
+        if z is None:
+            return messages
+        num_edges = self.graphs.num_edges
+        if len(messages) != len(self.calls[k].messages) or z.shape != (num_edges,):
+            raise ValueError(f"expected {num_edges} gates for call {k}; got {tuple(z.shape)}")
+        z = z.reshape(-1, *(1 for _ in messages.shape[1:]))
+        gated = z * messages[:num_edges]
+        if baselines is not None:
+            b = baselines[k][self.graphs.edge_graph] if baselines[k].dim() == 2 else baselines[k][None]
+            gated = gated + (1 - z) * b.reshape(-1, *messages.shape[1:])
+        return gated if len(messages) == num_edges else torch.cat([gated, messages[num_edges:]])
+
+
+def _refusal(layer: MessagePassing, what: str, remedy: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"expected layers that send one message per edge in one call; {type(layer).__name__} {what}: use {remedy}"
+    )
+
+
+def _endpoints(layer: MessagePassing, inputs: tuple[Any, ...], current: _Pass) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Check that a call's messages are those of the batch's edges; return h_source, h_target, source, target."""
+    edge_index, _, kwargs = inputs
+    graphs = current.graphs
+    if current.pending is not None or layer.decomposed_layers > 1:
+        raise _refusal(layer, "sends messages more than once per call", "decomposed_layers=1")
+    if is_sparse(edge_index) or (isinstance(edge_index, EdgeIndex) and layer.fuse):
+        raise _refusal(layer, "got a sparse edge_index and may skip messages", "edge_index as a plain (2, E) tensor")
+    extra = edge_index[:, graphs.num_edges :]
+    same = edge_index.shape[1] >= graphs.num_edges and torch.equal(
+        torch.as_tensor(edge_index[:, : graphs.num_edges]), graphs.edge_index
+    )
+    # A layer that appends loops to graphs that have some moves or replaces these, so that no order can be relied on.
+    loops = bool((graphs.edge_index[0] == graphs.edge_index[1]).any())
+    if (
+        not same
+        or not torch.equal(extra[0], extra[1])
+        or (loops and (extra.shape[1] or getattr(layer, "add_self_loops", False)))
+    ):
+        remedy = "graphs without self-loops (this layer adds its own)" if loops else "FastRGCNConv for RGCNConv"
+        raise _refusal(layer, "passes messages over other edges than the batch's, or in another order", remedy)
+    given, current.layer_input = current.layer_input, None
+    state = kwargs.get("x") if given is None else given
+    h_source, h_target = state if isinstance(state, tuple | list) else (state, state)
+    h_target = h_source if h_target is None else h_target
+    for h in (h_source, h_target):
+        if not (isinstance(h, Tensor) and h.is_floating_point() and len(h) == graphs.num_nodes):
+            raise _refusal(layer, "does not read node states x of shape (N, H)", "floating-point node states as x")
+    source, target = graphs.edge_index if layer.flow == "source_to_target" else graphs.edge_index.flip(0)
+    return h_source, h_target, source, target

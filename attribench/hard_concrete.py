@@ -1,0 +1,54 @@
+"""The hard concrete distribution (Louizos et al. 2018; Eq. 12 and Appendix B of the GraphMask paper).
+
+Eq. 12 as printed stretches by s * (l - r) + r, which closes a gate as its location grows; here
+z = clip(s * (r - l) + l).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HardConcrete:
+    """A binary concrete variable on (0, 1), stretched to (low, high) and clipped to [0, 1].
+
+    Args:
+        temperature: tau; 1/3 in Appendix B.
+        low: l <= 0.
+        high: r >= 1. With r = 1 the probability of z = 1 is 0 before rounding.
+    """
+
+    temperature: float = 1 / 3
+    low: float = -0.2
+    high: float = 1.0
+
+    def _stretch(self, logit: Tensor) -> Tensor:
+        return (torch.sigmoid(logit / self.temperature) * (self.high - self.low) + self.low).clamp(0, 1)
+
+    def sample(self, location: Tensor, uniform: Tensor) -> Tensor:
+        """Return z in [0, 1] for locations gamma and draws u from U(0, 1) (Eq. 12), differentiable in gamma."""
+        return self._stretch(uniform.log() - (-uniform).log1p() + location)
+
+    def median(self, location: Tensor) -> Tensor:
+        """Return z at u = 1/2: the deterministic gate."""
+        return self._stretch(location)
+
+    def probability_nonzero(self, location: Tensor) -> Tensor:
+        """Return P(z != 0) = sigmoid(gamma - tau log(-l / r)), the summand of Eq. 11."""
+        if self.low >= 0:
+            return torch.ones_like(location)
+        return torch.sigmoid(location - self.temperature * math.log(-self.low / self.high))
+
+    def probability_one(self, location: Tensor) -> Tensor:
+        """Return P(z = 1) = sigmoid(gamma - tau log((1 - l) / (r - 1))); 0 for r = 1."""
+        if self.high <= 1:
+            return torch.zeros_like(location)
+        return torch.sigmoid(location - self.temperature * math.log((1 - self.low) / (self.high - 1)))
+
+
+def straight_through_round(z: Tensor) -> Tensor:
+    """Round z to 0 or 1 (open above 1/2) and pass the gradient through unchanged (Bengio et al. 2013)."""
+    return z + ((z > 0.5).to(z.dtype) - z).detach()

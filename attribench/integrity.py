@@ -1,0 +1,57 @@
+"""Is the model as it was found? A fingerprint of everything that a method could have left behind."""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .graphs import GraphBatch
+from .model import GraphModel
+
+_HOOKS = ("_hooks", "_pre_hooks")
+
+
+def fingerprint(model: GraphModel, graphs: GraphBatch) -> dict[str, Any]:
+    """Return hooks, parameters and buffers (hashed bit by bit), ``requires_grad``, modes, attributes and logits."""
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        training = {module: module.training for module in modules.values()}
+        model.eval()
+        try:
+            logits = model(graphs)
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+    return {
+        "hooks": {name: _hooks(module) for name, module in modules.items()},
+        "tensors": {name: _digest(tensor) for name, tensor in [*model.named_parameters(), *model.named_buffers()]},
+        "requires_grad": {name: parameter.requires_grad for name, parameter in model.named_parameters()},
+        "gradients": {name: parameter.grad is None for name, parameter in model.named_parameters()},
+        "training": {name: module.training for name, module in modules.items()},
+        "attributes": {name: _attributes(module) for name, module in modules.items()},
+        "logits": logits,
+    }
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], tolerance: float = 0.0) -> list[str]:
+    """Name what differs between two fingerprints; logits may differ by ``tolerance`` (0 on the CPU)."""
+    found = [key for key in before if key != "logits" and before[key] != after[key]]
+    a, b = before["logits"], after["logits"]
+    if a.shape != b.shape or not torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True):
+        found.append("logits")
+    return found
+
+
+def _hooks(module: nn.Module) -> dict[str, int]:
+    return {name: len(value) for name, value in vars(module).items() if name.endswith(_HOOKS) and value is not None}
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """Return the names of a module's attributes, with those values that are plain."""
+    return {n: x if isinstance(x, bool | int | float | str | None) else type(x) for n, x in vars(module).items()}
+
+
+def _digest(tensor: Tensor) -> str:
+    data = tensor.detach().cpu().contiguous()
+    return hashlib.sha256(data.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()

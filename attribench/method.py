@@ -1,0 +1,190 @@
+"""What an attribution method is: what it may see, and what it returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as validated_dataclass
+from torch import Tensor
+
+from .gates import Gates
+from .graphs import GraphBatch
+from .model import GraphModel
+from .output import Output
+
+T = TypeVar("T")
+
+config = validated_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+"""Decorator for configurations: frozen dataclasses whose values are validated (pydantic)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """All that a method may see of a problem: the trained model and unlabelled graphs.
+
+    There are no labels, no gold and no test split in it.
+
+    Args:
+        model: the trained model; drive it through :class:`~attribench.gates.Gates`.
+        output: what its output means, and D*.
+        train: graphs to fit on.
+        validation: graphs to choose checkpoints on.
+        num_layers: L.
+    """
+
+    model: GraphModel
+    output: Output
+    train: GraphBatch
+    validation: GraphBatch
+    num_layers: int
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Scores of every layer and edge over a batch of G graphs with E edges.
+
+    Args:
+        scores: ``(L, E)``; larger means that the message matters more.
+        scale: ``gate`` for scores in [0, 1] that are thresholded as they are; ``relative`` for all others, which the
+            harness divides by the largest absolute value in the graph, over all layers.
+        hard_mask: ``(L, E)`` bool where the method itself decides which messages are retained.
+        baselines: b of Eq. 3 for every layer, ``(D,)`` or ``(G, D)``, where the method learned them.
+        diagnostics: figures ``(G,)`` per graph that the method reports about itself.
+        per_layer: False where one mask serves all layers (the rows of ``scores`` are then equal).
+
+    Raises:
+        ValueError: on wrong shapes, values that are not finite, or gates outside [0, 1].
+    """
+
+    scores: Tensor
+    scale: Literal["gate", "relative"] = "gate"
+    hard_mask: Tensor | None = None
+    baselines: tuple[Tensor, ...] | None = None
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+    per_layer: bool = True
+
+    def __post_init__(self) -> None:
+        tensors = [self.scores, *(self.baselines or ()), *self.diagnostics.values()]
+        if self.scores.dim() != 2:
+            raise ValueError(f"expected scores of shape (L, E); got {tuple(self.scores.shape)}")
+        if not all(bool(torch.isfinite(x).all()) for x in tensors):
+            raise ValueError("expected finite scores, baselines and diagnostics; got NaN or infinity")
+        if self.scale == "gate" and self.scores.numel() and not 0 <= self.scores.min() <= self.scores.max() <= 1:
+            raise ValueError(
+                f"expected gates in [0, 1]; got {float(self.scores.min()):.3g} to {float(self.scores.max()):.3g}: "
+                "return scale='relative' for other scores"
+            )
+        if self.hard_mask is not None and (
+            self.hard_mask.dtype != torch.bool or self.hard_mask.shape != self.scores.shape
+        ):
+            raise ValueError(f"expected a bool hard_mask of shape {tuple(self.scores.shape)}")
+        if self.baselines is not None and len(self.baselines) != len(self.scores):
+            raise ValueError(f"expected {len(self.scores)} baselines; got {len(self.baselines)}")
+
+    def check(self, graphs: GraphBatch, num_layers: int) -> None:
+        """Raise ValueError unless the attribution is one of ``graphs`` with L = ``num_layers``."""
+        expected = (num_layers, graphs.num_edges)
+        if self.scores.shape != expected:
+            raise ValueError(f"expected scores of shape (L, E) = {expected}; got {tuple(self.scores.shape)}")
+        for name, value in self.diagnostics.items():
+            if value.shape != (graphs.num_graphs,):
+                raise ValueError(f"expected diagnostic {name!r} of shape ({graphs.num_graphs},)")
+
+
+@config
+class NoConfig:
+    """The configuration of a method without options."""
+
+
+def untracked(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+    """Iterate without a progress bar."""
+    return items
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another implementation of a method, which ``bench`` times beside ours in the same run.
+
+    Args:
+        name: what it is and how it is called.
+        explain: explains a batch with the options that the method was given.
+        sample: how many graphs to time it on; None for the whole batch in one call.
+    """
+
+    name: str
+    explain: Callable[[Subject, GraphBatch, Any], Any]
+    sample: int | None = None
+
+
+class Method(ABC):
+    """An attribution method. One instance explains one model with one seed.
+
+    Subclasses set ``name`` and, where there are options, ``Config``; the runner calls :meth:`supports`, :meth:`fit`
+    and then :meth:`attribute` on every split.
+
+    Args:
+        config: an instance of ``Config``.
+        subject: what to explain.
+        seed: the fit seed; the only source of randomness.
+        track: wraps a loop in a progress bar.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[Any]] = NoConfig
+    #: Overrides with which the contract suite runs quickly and without a feasibility constraint.
+    quick: ClassVar[dict[str, Any]] = {}
+    #: The option that counts optimisation steps, and the phase it drives; ``bench`` varies it to time one step.
+    steps_option: ClassVar[tuple[str, Literal["fit", "attribute"]] | None] = None
+    #: Other implementations to be timed beside this one.
+    rivals: ClassVar[tuple[Rival, ...]] = ()
+
+    def __init__(
+        self, config: Any = None, *, subject: Subject, seed: int = 0, track: Callable[..., Any] = untracked
+    ) -> None:
+        self.config = self.Config() if config is None else config
+        self.subject = subject
+        self.seed = seed
+        self.track = track
+        self.forward_passes = 0
+
+    @classmethod
+    def summary(cls) -> str:
+        """Return the first line of the docstring."""
+        return (cls.__doc__ or "").strip().splitlines()[0]
+
+    @classmethod
+    def supports(cls, subject: Subject) -> str | None:
+        """Return the reason why the method cannot explain this model, or None."""
+        return None
+
+    def fit(self) -> None:  # noqa: B027 - optional
+        """Learn from ``self.subject.train``; per-instance methods have nothing to do.
+
+        Raises:
+            Infeasible: when no explanation meets the method's own constraint.
+        """
+
+    @abstractmethod
+    def attribute(self, graphs: GraphBatch) -> Attribution:
+        """Explain all graphs of a batch at once. A graph's scores must not depend on what else is in the batch."""
+
+    def gates(self) -> Gates:
+        """Return the gates of the subject's model (a context manager); its passes count towards the method's cost."""
+        return _CountingGates(self)
+
+
+class _CountingGates(Gates):
+    """Gates that add their forward passes to the method's."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__(method.subject.model)
+        self._method = method
+
+    def _run(self, *args: Any) -> Tensor:
+        self._method.forward_passes += 1
+        return super()._run(*args)

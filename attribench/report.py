@@ -1,0 +1,269 @@
+"""Views of the records: CSV files and the table on the terminal. Everything here is computed from stored results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from statsmodels.stats.weightstats import DescrStatsW
+
+from .registry import METHODS, TASKS
+from .runner import ProblemResult, Result
+from .scoring import Scores
+from .store import write_atomically
+
+KEYS = ["task", "method", "data_seed", "model_seed", "fit_seed"]
+COMPARED = [
+    "precision", "recall", "f1", "precision_macro", "recall_macro", "f1_macro", "auroc", "average_precision",
+    "retained", "unchanged_own", "unchanged_zero", "divergence_own", "divergence_zero",
+]  # fmt: skip
+SCORE_COLUMNS = [
+    *KEYS, "status", "reason", *COMPARED[:8], "threshold", "threshold_source", "retained", "unchanged_own",
+    "unchanged_zero", "divergence_own", "divergence_zero", "kind", "gold_confirmed",
+]  # fmt: skip
+CONFIDENCE_CELLS = 3
+"""Fewest cells for a t interval of the mean over seeds."""
+
+
+class Report:
+    """The tables of one run.
+
+    Args:
+        results: one per cell.
+        problems: one per problem.
+        configs: the configuration of every task.
+    """
+
+    def __init__(
+        self, results: Sequence[Result], problems: Sequence[ProblemResult], configs: Mapping[str, Any]
+    ) -> None:
+        self.configs = configs
+        self.results = results
+        self.problems = problems
+        self._ablations = {(p.task, p.data_seed, p.model_seed): p.ablations for p in problems}
+        self._confirmed = {(p.task, p.data_seed, p.model_seed): p.figures.get("gold_confirmed") for p in problems}
+
+    def _rows(self) -> list[tuple[dict[str, Any], Scores]]:
+        """Return every scored row with the columns that identify it; a problem's controls come after its methods."""
+        rows = [
+            ({**_identity(result), "method": row.method, "status": "ok", "reason": "", "kind": row.kind}, row)
+            for result in self.results
+            for row in result.rows
+        ]
+        for problem in self.problems:
+            fit_seeds = dict.fromkeys(
+                r.cell.fit_seed
+                for r in self.results
+                if r.cell.problem == (problem.task, problem.data_seed, problem.model_seed)
+            )
+            for row in problem.rows:
+                for fit_seed in fit_seeds:
+                    identity = dict(
+                        task=problem.task, method=row.method, data_seed=problem.data_seed,
+                        model_seed=problem.model_seed, fit_seed=fit_seed, status="ok", reason="", kind=row.kind,
+                    )  # fmt: skip
+                    rows.append((identity, row))
+        return rows
+
+    def task_names(self) -> list[str]:
+        """Return the tasks, in the order of the run."""
+        return list(dict.fromkeys(result.cell.task for result in self.results))
+
+    def scores(self) -> pd.DataFrame:
+        """Return one row per cell and control."""
+        rows = [
+            {**_identity(r), "status": r.record["status"], "reason": r.record["reason"], "kind": "method"}
+            for r in self.results
+            if r.record["status"] != "ok"
+        ]
+        rows += [{**identity, **row.figures} for identity, row in self._rows()]
+        frame = _sorted(pd.DataFrame(rows))
+        problems = zip(frame["task"], frame["data_seed"], frame["model_seed"], strict=True)
+        frame["gold_confirmed"] = [self._confirmed.get(problem) for problem in problems]
+        columns = [c for c in SCORE_COLUMNS if c in frame] + [c for c in frame if c not in SCORE_COLUMNS]
+        return frame[columns]
+
+    def per_graph(self) -> pd.DataFrame:
+        """Return one row per cell or control and test graph."""
+        frames = [
+            pd.DataFrame({**{key: identity[key] for key in KEYS}, **row.per_graph}) for identity, row in self._rows()
+        ]
+        return _sorted(pd.concat(frames)) if frames else pd.DataFrame(columns=KEYS)
+
+    def layers(self) -> pd.DataFrame:
+        """Return one row per cell or control and layer, with the task's metric without that layer's messages."""
+        rows = [
+            {
+                **{key: identity[key] for key in KEYS},
+                **layer,
+                "metric_without_layer": self._ablations[
+                    identity["task"], identity["data_seed"], identity["model_seed"]
+                ][layer["layer"]],
+            }
+            for identity, row in self._rows()
+            for layer in row.layers
+        ]
+        return _sorted(pd.DataFrame(rows, columns=None if rows else KEYS))
+
+    def costs(self) -> pd.DataFrame:
+        """Return one row per cell; the only file besides ``run.json`` that differs between equal runs."""
+        return _sorted(
+            pd.DataFrame([{**_identity(r), "status": r.record["status"], **r.record["costs"]} for r in self.results])
+        )
+
+    def tasks(self) -> pd.DataFrame:
+        """Return one row per problem: training, accuracy, audit, and the metric with one layer's messages dropped."""
+        return pd.DataFrame(
+            [
+                {
+                    "task": p.task,
+                    "data_seed": p.data_seed,
+                    "model_seed": p.model_seed,
+                    **p.figures,
+                    **{f"metric_without_layer_{k}": value for k, value in enumerate(p.ablations)},
+                }
+                for p in self.problems
+            ]
+        )
+
+    def comparison(self) -> pd.DataFrame:
+        """Return one row per task and method: mean, spread and 95% t interval over cells, beside published figures."""
+        scores = self.scores()
+        rows = []
+        for (task, method), cells in scores.groupby(["task", "method"], sort=False):
+            ok = cells[cells["status"] == "ok"]
+            row: dict[str, Any] = {
+                "task": task,
+                "method": method,
+                "kind": cells["kind"].iloc[0],
+                "cells": len(ok),
+                "planned": len(cells),
+                "statuses": " ".join(f"{name}:{count}" for name, count in cells["status"].value_counts().items()),
+            }
+            for figure in COMPARED:
+                if figure in ok:
+                    row |= _spread(figure, ok[figure].dropna().to_numpy(float))
+            published = TASKS[str(task)](self.configs[str(task)]).published().get(str(method), {})
+            row |= {f"published_{figure}": published.get(figure) for figure in ("precision", "recall", "f1")}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def write(self, out: Path) -> None:
+        """Write all CSV files, each in one step."""
+        for view in (self.scores, self.per_graph, self.layers, self.costs, self.tasks, self.comparison):
+            save = partial(view().to_csv, index=False, float_format="%.6g", lineterminator="\n")
+            write_atomically(out / f"{view.__name__}.csv", save)
+
+
+def _identity(result: Result) -> dict[str, Any]:
+    cell = result.cell
+    return dict(zip(KEYS, (cell.task, cell.method, cell.data_seed, cell.model_seed, cell.fit_seed), strict=True))
+
+
+def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Order rows by task and seeds, methods before controls; stable within a cell."""
+    if frame.empty:
+        return frame
+    names = {name: i for i, name in enumerate([*METHODS])}
+    order = frame["method"].map(lambda name: names.get(name, len(names)))
+    keys = frame.assign(_order=order)[["task", "_order", "method", "data_seed", "model_seed", "fit_seed"]]
+    index = np.lexsort([keys[c].to_numpy() for c in reversed(keys.columns)])
+    return frame.iloc[index].reset_index(drop=True)
+
+
+def _spread(name: str, values: Any) -> dict[str, float | None]:
+    """Return mean and standard deviation, and from 3 cells on the t interval of the mean (target: new models)."""
+    count = len(values)
+    low = high = None
+    if count >= CONFIDENCE_CELLS:
+        low, high = (
+            (float(x) for x in DescrStatsW(values).tconfint_mean()) if np.ptp(values) else (values[0], values[0])
+        )
+    return {
+        f"{name}_mean": float(values.mean()) if count else None,
+        f"{name}_std": float(values.std(ddof=1)) if count > 1 else None,
+        f"{name}_low": low,
+        f"{name}_high": high,
+    }
+
+
+_COLUMNS = {
+    "prec": ("precision_mean", 100, 1),
+    "rec": ("recall_mean", 100, 1),
+    "F1": ("f1_mean", 100, 1),
+    "±": ("f1_std", 100, 1),
+    "paper": ("published_f1", 100, 1),
+    "AUROC": ("auroc_mean", 100, 1),
+    "kept": ("retained_mean", 100, 1),
+    "same": ("unchanged_own_mean", 100, 1),
+    "same0": ("unchanged_zero_mean", 100, 1),
+    "fit s": ("fit_seconds", 1, 1),
+    "ms": ("seconds_per_explanation", 1000, 2),
+    "cells": ("cells", 1, 0),
+}
+_DISPENSABLE = ("cells", "fit s", "±", "ms", "AUROC")
+"""What a narrow terminal leaves out, first to last; the CSV files have everything."""
+_LEGEND = (
+    "Percent, means over cells. paper: published F1; kept: messages retained; same, same0: predictions unchanged under "
+    "the scored mask, with the method's own and with a zero baseline; ms: per explanation; -: none."
+)
+
+
+def print_comparison(report: Report, console: Console) -> None:
+    """Print the comparison as one table per task, and what the tasks say about their models."""
+    comparison, costs = report.comparison(), report.costs()
+    costs = costs.drop(columns=[*KEYS[2:], "status"]).groupby(["task", "method"]).mean(numeric_only=True)
+    rows = comparison.join(costs, on=["task", "method"])
+    for task in report.task_names():
+        table = Table(title=f"{task}: {TASKS[task].summary()}", title_justify="left", box=box.SIMPLE, padding=0)
+        mine = rows[rows["task"] == task]
+        shown = [h for h, (name, *_) in _COLUMNS.items() if name in mine and mine[name].notna().any()]
+        width = 2 + int(mine["method"].str.len().max())
+        for heading in _DISPENSABLE:
+            if heading in shown and width + 6 * len(shown) > console.width:
+                shown.remove(heading)
+        table.add_column("method", no_wrap=True)
+        for heading in shown:
+            table.add_column(heading, justify="right", no_wrap=True, min_width=5)
+        for kind in ("method", "control"):
+            for row in mine[mine["kind"] == kind].to_dict("records"):
+                cells = (
+                    _number(row[name], scale, digits)
+                    for name, scale, digits in (_COLUMNS[heading] for heading in shown)
+                )
+                table.add_row(str(row["method"]), *cells, style="dim" if kind == "control" else None)
+            table.add_section()
+        console.print(table)
+    console.print(_LEGEND, style="dim")
+    for line in _remarks(report):
+        console.print(line, markup=False, highlight=False)
+
+
+def _remarks(report: Report) -> list[str]:
+    """Say which models were explained, whether the gold holds for them, and which cells did not end well."""
+    lines = []
+    for task, rows in report.tasks().groupby("task", sort=False) if report.problems else []:
+        figures = rows.select_dtypes("number").drop(columns=["data_seed", "model_seed", "epochs"], errors="ignore")
+        parts = ", ".join(f"{name} {value:.3f}" for name, value in figures.min().items())
+        confirmed = rows["gold_confirmed"].dropna()
+        audited = f"gold confirmed for {int(confirmed.sum())} of {len(confirmed)} models"
+        verdict = audited if len(confirmed) else "no audit of a gold standard"
+        lines.append(f"{task}: {verdict}; lowest over {len(rows)} models: {parts}")
+    for result in report.results:
+        if result.record["status"] != "ok":
+            cell = result.cell
+            what = f"{result.record['status']}: {result.record['reason']}"
+            lines.append(f"{cell.task} · {cell.method} · seed {cell.data_seed}: {what}")
+    return lines
+
+
+def _number(value: Any, scale: float, digits: int) -> str:
+    return "-" if value is None or math.isnan(value) else f"{scale * value:.{digits}f}"

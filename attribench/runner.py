@@ -1,0 +1,335 @@
+"""Runs the grid of cells (task, method, data seed, model seed, fit seed) and keeps each one's record."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .costs import PeakMemory, Stopwatch
+from .errors import Infeasible, UserError
+from .integrity import differences, fingerprint
+from .method import Attribution, Method
+from .progress import Progress
+from .registry import METHODS, TASKS
+from .scoring import Judge, Scores
+from .seeds import derive
+from .settings import Overrides, as_dict, make_config
+from .store import COMPUTING, SCORING, CellStore, ModelCache, digest, harness_digest, library_versions, source_digest
+from .task import Problem, TaskSeeds, Workshop, build_problem
+
+FINISHED = ("ok", "skipped", "infeasible")
+"""Statuses that are not run again."""
+
+CUDA_TOLERANCE = 1e-5
+"""How far the logits of an untouched model may differ between two passes on CUDA, whose sums are not ordered."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task, method and set of seeds."""
+
+    task: str
+    method: str
+    data_seed: int
+    model_seed: int
+    fit_seed: int
+
+    @property
+    def problem(self) -> tuple[str, int, int]:
+        """What the problem is built from."""
+        return self.task, self.data_seed, self.model_seed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run consists of; ``run.json`` holds it, and ``score`` reads it from there.
+
+    Args:
+        tasks, methods: names.
+        options: overrides of the plugins' defaults.
+        seeds: each varies data, model and fit together.
+        device: ``cpu`` or ``cuda[:i]``.
+        threads: PyTorch threads, the same for every cell.
+        plugins: files or modules that were imported.
+    """
+
+    tasks: list[str]
+    methods: list[str]
+    options: Overrides
+    seeds: list[int]
+    device: str
+    threads: int = 1
+    plugins: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in self.options:
+            if name not in [*self.tasks, *self.methods]:
+                raise UserError(
+                    f"expected --set for a task or method of this run ({', '.join([*self.tasks, *self.methods])}); "
+                    f"got {name!r}: add it to the run, or leave the option out"
+                )
+        self.configs()
+
+    def configs(self) -> dict[str, Any]:
+        """Return the configuration of every task and method, validated."""
+        plugins = {**{n: TASKS[n].Config for n in self.tasks}, **{n: METHODS[n].Config for n in self.methods}}
+        return {name: make_config(name, kind, self.options.get(name, {})) for name, kind in plugins.items()}
+
+    def cells(self) -> list[Cell]:
+        """Return the cells, those of one problem together."""
+        return [Cell(t, m, s, s, s) for t in self.tasks for s in self.seeds for m in self.methods]
+
+
+@dataclass
+class Result:
+    """A cell's record with the rows scored for it; ``problem`` rows stand under the problem's first cell."""
+
+    cell: Cell
+    record: dict[str, Any]
+    rows: list[Scores]
+
+
+@dataclass
+class ProblemResult:
+    """A problem's own figures and its controls."""
+
+    task: str
+    data_seed: int
+    model_seed: int
+    figures: dict[str, Any]
+    ablations: list[float]
+    rows: list[Scores]
+
+
+class Runner:
+    """Runs a plan into a results folder."""
+
+    def __init__(self, plan: Plan, out: Path, cache: ModelCache, progress: Progress) -> None:
+        self.plan = plan
+        self.configs = plan.configs()
+        self.store = CellStore(out)
+        self.cache = cache
+        self.progress = progress
+        self.device = torch.device(plan.device)
+        self._built: tuple[tuple[str, int, int], Problem | Exception] | None = None
+
+    def problem_content(self, task: str, data_seed: int, model_seed: int) -> dict[str, Any]:
+        """Return what decides a problem."""
+        return {
+            "task": task,
+            "task_config": as_dict(self.configs[task]),
+            "task_source": source_digest(TASKS[task].__module__),
+            "data_seed": data_seed,
+            "model_seed": model_seed,
+            "harness": harness_digest(COMPUTING),
+            "versions": library_versions(),
+            "device": _device_name(self.device),
+            "threads": self.plan.threads,
+        }
+
+    def cell_content(self, cell: Cell) -> dict[str, Any]:
+        """Return what decides a cell's attributions."""
+        return {
+            **self.problem_content(*cell.problem),
+            "method": cell.method,
+            "method_config": as_dict(self.configs[cell.method]),
+            "method_source": source_digest(METHODS[cell.method].__module__),
+            "fit_seed": cell.fit_seed,
+        }
+
+    def problem(self, task: str, data_seed: int, model_seed: int) -> Problem:
+        """Build a problem, or return the one built last. A problem that failed to build fails again at once."""
+        key = (task, data_seed, model_seed)
+        if self._built is None or self._built[0] != key:
+            seeds = TaskSeeds(data_seed, model_seed)
+            content = digest(self.problem_content(task, data_seed, model_seed))
+            workshop = Workshop(
+                self.device,
+                lambda model, train: self.cache.load_or_train(content, model, train),
+                self.progress.track,
+            )
+            try:
+                self._built = (key, build_problem(TASKS[task](self.configs[task]), seeds, workshop))
+            except Exception as error:
+                self._built = (key, error)
+        built = self._built[1]
+        if isinstance(built, Exception):
+            raise built
+        return built
+
+    def run(self) -> Iterator[Result]:
+        """Yield every cell's result, running those that are not finished."""
+        for cell in self.progress.cells(self.plan.cells(), lambda c: f"{c.task} · {c.method} · seed {c.data_seed}"):
+            yield self.result(cell)
+
+    def rescore(self) -> Iterator[Result]:
+        """Yield every cell's result with its scores computed anew; no method is run.
+
+        Raises:
+            UserError: when a cell of the plan has no stored attributions.
+        """
+        for cell in self.progress.cells(self.plan.cells(), lambda c: f"scoring {c.task} · {c.method}"):
+            if self.store.record(digest(self.cell_content(cell))) is None:
+                raise UserError(
+                    f"expected stored attributions of {cell.task} · {cell.method} · seed {cell.data_seed}; found none "
+                    "for the present code and versions: repeat the `run` command"
+                )
+            yield self.result(cell, rescore=True)
+
+    def result(self, cell: Cell, *, rescore: bool = False) -> Result:
+        """Return a cell's result: from the store where it is finished, else by running it."""
+        content = self.cell_content(cell)
+        key = digest(content)
+        record = self.store.record(key)
+        if record is None or record.get("status") not in FINISHED:
+            record = self._execute(cell, content, key)
+        rows: list[Scores] = []
+        if record["status"] == "ok":
+            rows = self._scores(cell, key, record, rescore)
+        return Result(cell, record, rows)
+
+    def _execute(self, cell: Cell, content: dict[str, Any], key: str) -> dict[str, Any]:
+        """Run one cell and store its record, whatever happens."""
+        attributions: dict[str, Attribution] = {}
+        costs: dict[str, Any] = {}
+        status, reason, log = "ok", "", ""
+        try:
+            problem = self.problem(*cell.problem)
+            subject = problem.subject()
+            unsupported = METHODS[cell.method].supports(subject)
+            if unsupported is None:
+                method = METHODS[cell.method](
+                    self.configs[cell.method],
+                    subject=subject,
+                    seed=derive("fit", cell.method, cell.data_seed, cell.model_seed, cell.fit_seed),
+                    track=self.progress.track,
+                )
+                attributions = self._explain(method, problem, costs)
+            else:
+                status, reason = "skipped", unsupported
+        except Infeasible as error:
+            status, reason = "infeasible", str(error)
+        except Exception as error:
+            status, reason = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
+            log = traceback.format_exc()
+        record = {"status": status, "reason": reason, "costs": costs, "content": content, "commit": git_commit()}
+        self.store.save(key, record, attributions, log)
+        stored = self.store.record(key)
+        assert stored is not None
+        return stored
+
+    def _explain(self, method: Method, problem: Problem, costs: dict[str, Any]) -> dict[str, Attribution]:
+        """Fit and attribute, timed apart; check the attribution, and that the model is as it was.
+
+        ``costs`` is filled as they arise, so that a cell that ends early still says what it cost.
+        """
+        graphs = {name: problem.splits[name].graphs for name in ("validation", "test")}
+        before = fingerprint(problem.model, graphs["validation"])
+        attributions: dict[str, Attribution] = {}
+        with PeakMemory(self.device) as memory, torch.random.fork_rng(devices=_cuda_devices(self.device)):
+            torch.manual_seed(method.seed)
+            fit = Stopwatch(self.device)
+            try:
+                with fit:
+                    method.fit()
+            finally:
+                costs |= {"fit_seconds": fit.seconds, "fit_forward_passes": method.forward_passes}
+            for name, batch in graphs.items():
+                torch.manual_seed(method.seed)
+                passes = method.forward_passes
+                with Stopwatch(self.device) as watch:
+                    attributions[name] = method.attribute(batch)
+                attributions[name].check(batch, method.subject.num_layers)
+                costs[f"{name}_seconds"] = watch.seconds
+                costs[f"{name}_forward_passes"] = method.forward_passes - passes
+        costs["seconds_per_explanation"] = costs["test_seconds"] / max(1, graphs["test"].num_graphs)
+        costs["peak_memory_mib"] = memory.mebibytes
+        tolerance = CUDA_TOLERANCE if self.device.type == "cuda" else 0.0
+        changed = differences(before, fingerprint(problem.model, graphs["validation"]), tolerance)
+        if changed:
+            raise RuntimeError(
+                f"expected the model to be left as found; {method.name} changed its {', '.join(changed)}"
+            )
+        return attributions
+
+    def _scores(self, cell: Cell, key: str, record: dict[str, Any], rescore: bool) -> list[Scores]:
+        score_key = digest({"harness": harness_digest(SCORING), "attributions": key})
+        stored = None if rescore else self.store.scores(key, score_key)
+        if stored is None:
+            attributions = self.store.attributions(key, record, self.device)
+            seed = derive("controls", cell.task, cell.data_seed, cell.model_seed, cell.fit_seed)
+            with Judge(self.problem(*cell.problem)) as judge:
+                rows = [judge.score(cell.method, attributions), *judge.controls(cell.method, attributions, seed)]
+            self.store.save_scores(key, score_key, [dataclasses.asdict(row) for row in rows])
+            return rows
+        return [Scores(**row) for row in stored]
+
+    def problem_results(self) -> Iterator[ProblemResult]:
+        """Yield every problem's figures and controls; a problem that cannot be built has none (its cells say why)."""
+        for task, data_seed, model_seed in dict.fromkeys(cell.problem for cell in self.plan.cells()):
+            content = self.problem_content(task, data_seed, model_seed)
+            key = "problem-" + digest(content)
+            score_key = digest({"harness": harness_digest(SCORING), "problem": key})
+            stored = self.store.scores(key, score_key)
+            if stored is None:
+                try:
+                    stored = [self._score_problem(self.problem(task, data_seed, model_seed))]
+                except Exception:
+                    continue
+                self.store.save_scores(key, score_key, stored)
+            rows = [Scores(**row) for row in stored[0]["rows"]]
+            yield ProblemResult(task, data_seed, model_seed, stored[0]["figures"], stored[0]["ablations"], rows)
+
+    def _score_problem(self, problem: Problem) -> dict[str, Any]:
+        with Judge(problem) as judge:
+            rows, ablations = judge.problem_controls(), judge.ablations()
+        figures = {**problem.figures, "gold_confirmed": problem.gold_confirmed}
+        return {"figures": figures, "ablations": ablations, "rows": [dataclasses.asdict(row) for row in rows]}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _cuda_devices(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout this runs from, with ``-dirty`` where it was changed; None without one."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=root, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def select_device(name: str) -> str:
+    """Resolve ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+
+    Raises:
+        UserError: for anything else, or a GPU that is not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"expected --device auto, cpu, cuda or cuda:i; got {name!r}")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(f"expected a CUDA device; torch sees {count} of them, so {name!r} is missing: use --device cpu")
+    return name

@@ -1,0 +1,282 @@
+"""Scores of one attribution: against the gold where there is one, and against the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+
+from .gates import Gates, Recording
+from .masks import THRESHOLDS, normalise, random_like, threshold, top_share
+from .method import Attribution
+from .seeds import derive
+from .task import Problem
+
+SHARES = (0.1, 0.2, 0.3, 0.5)
+"""Retained shares at which every method is scored, so that methods meet at equal sparsity."""
+
+METRIC_FALL = 0.01
+"""Without gold, the threshold is the sparsest whose validation metric falls by at most this much."""
+
+
+@dataclass
+class Scores:
+    """Everything scored about one row: a method, or a control.
+
+    Args:
+        method: the method's name, or the control's.
+        kind: ``method`` or ``control``.
+        figures: flat figures of the row.
+        per_graph: columns of G values.
+        layers: one dict of figures per layer.
+    """
+
+    method: str
+    kind: str
+    figures: dict[str, Any]
+    per_graph: dict[str, list[Any]] = field(default_factory=dict)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+
+
+def precision_recall_f1(
+    tp: np.ndarray, kept: np.ndarray, gold: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return precision, recall and F1 from counts of true positives, retained and gold messages (arrays).
+
+    Where nothing is retained and nothing is gold all three are 1; any other division by zero gives 0.
+    """
+    both_empty = (kept == 0) & (gold == 0)
+
+    def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+        return np.where(both_empty, 1.0, top / np.maximum(bottom, 1))
+
+    return ratio(tp, kept), ratio(tp, gold), ratio(2 * tp, kept + gold)
+
+
+def against_gold(values: Tensor, mask: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring scores and mask to the gold's layers: as they are, or their union where only the gold's union is known."""
+    return (values, mask) if len(gold) == len(mask) else (values.amax(0, keepdim=True), mask.any(0, keepdim=True))
+
+
+class Judge:
+    """Scores attributions of one problem's validation and test graphs (a context manager: it drives the model)."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._gates = Gates(problem.model)
+
+    def __enter__(self) -> Judge:
+        self._gates.__enter__()
+        self.recordings = {
+            name: self._gates.record(self.problem.splits[name].graphs) for name in ("validation", "test")
+        }
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._gates.__exit__(*error)
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return self.recordings["test"].num_layers
+
+    def constant(self, split: str, value: float) -> Attribution:
+        """Return the attribution that scores every message the same: keep-all (1) or drop-all (0)."""
+        scores = self.recordings[split].ones() * value
+        return Attribution(scores, hard_mask=scores > 0.5)
+
+    def choose_threshold(self, attribution: Attribution) -> tuple[float, str]:
+        """Choose from the grid on the validation graphs; say how. Ties go to the sparser mask."""
+        recording, split = self.recordings["validation"], self.problem.splits["validation"]
+        values = normalise(attribution, recording.graphs)
+        if split.gold is not None:
+            f1 = []
+            for t in THRESHOLDS:
+                _, mask = against_gold(values, threshold(values, t), split.gold)
+                f1.append(_micro(mask, mask & split.gold, split.gold)[2])
+            return max(zip(f1, THRESHOLDS, strict=True))[1], "validation F1"
+        metric = self.problem.output.metric
+        floor = metric(recording.logits, split.labels) - METRIC_FALL
+        for t in reversed(THRESHOLDS):
+            logits = _masked(recording, threshold(values, t), attribution.baselines)
+            if metric(logits, split.labels) >= floor - 1e-9:  # floating point: a fall of exactly one point is accepted
+                return t, "validation metric"
+        return THRESHOLDS[0], "validation metric (none within one point)"
+
+    @torch.no_grad()
+    def score(
+        self, name: str, attributions: dict[str, Attribution], kind: str = "method", forced: str | None = None
+    ) -> Scores:
+        """Score one row from its attributions of ``validation`` and ``test``.
+
+        The mask whose retained share is reported is the mask that is scored and whose prediction is checked.
+        ``forced`` names the source of the hard mask of a control.
+        """
+        test = attributions["test"]
+        recording = self.recordings["test"]
+        values = normalise(test, recording.graphs)
+        chosen: float | None = None
+        if test.hard_mask is not None:
+            mask, source = test.hard_mask, forced or "hard mask of the method"
+        else:
+            chosen, source = self.choose_threshold(attributions["validation"])
+            mask = threshold(values, chosen)
+        figures: dict[str, Any] = {"threshold": chosen, "threshold_source": source}
+        per_graph = self._identity()
+        self._score_gold(figures, per_graph, values, mask)
+        self._score_fidelity(figures, per_graph, values, mask, test.baselines)
+        for key, diagnostic in test.diagnostics.items():
+            per_graph[key] = _floats(diagnostic)
+            figures[key] = float(diagnostic.double().mean())
+        return Scores(name, kind, figures, per_graph, self._score_layers(values, mask))
+
+    def controls(self, name: str, attributions: dict[str, Attribution], seed: int) -> list[Scores]:
+        """Score a method's own controls: a random mask matched to its mask, and its learned baseline alone."""
+        test = attributions["test"]
+        graphs = self.recordings["test"].graphs
+        values = normalise(test, graphs)
+        mask = test.hard_mask
+        if mask is None:
+            mask = threshold(values, self.choose_threshold(attributions["validation"])[0])
+        matched = random_like(mask, graphs, derive("matched random", seed))
+        scores = matched.to(values.dtype)
+        rows = [self.score(f"random({name})", {"test": Attribution(scores, hard_mask=matched)}, "control", "matched")]
+        if test.baselines is not None:
+            closed = Attribution(scores * 0, hard_mask=matched & False, baselines=test.baselines)
+            rows.append(self.score(f"drop-all({name})", {"test": closed}, "control", "all closed, own baseline"))
+        return rows
+
+    def problem_controls(self) -> list[Scores]:
+        """Score keep-all, drop-all (zero baseline), and the gold mask where there is one."""
+        rows = [
+            self.score(name, {"test": self.constant("test", value)}, "control", f"all {state}")
+            for name, value, state in (("keep-all", 1.0, "open"), ("drop-all", 0.0, "closed"))
+        ]
+        gold = self.problem.splits["test"].gold
+        if gold is not None:
+            mask = gold.expand(self.num_layers, -1)
+            scores = mask.to(self.recordings["test"].logits.dtype)
+            rows.append(self.score("gold", {"test": Attribution(scores, hard_mask=mask)}, "control", "gold"))
+        return rows
+
+    @torch.no_grad()
+    def ablations(self) -> list[float]:
+        """Return the test metric with all messages of one layer dropped, for each layer."""
+        recording, labels = self.recordings["test"], self.problem.splits["test"].labels
+        figures = []
+        for k in range(self.num_layers):
+            gates = recording.ones()
+            gates[k] = 0
+            figures.append(self.problem.output.metric(recording.forward(gates), labels))
+        return figures
+
+    def _identity(self) -> dict[str, list[Any]]:
+        recording = self.recordings["test"]
+        return {
+            "graph": list(range(recording.graphs.num_graphs)),
+            "predicted": self.problem.output.classes(recording.logits).tolist(),
+            "edges": recording.graphs.num_edges_per_graph.tolist(),
+        }
+
+    def _score_gold(
+        self, figures: dict[str, Any], per_graph: dict[str, list[Any]], values: Tensor, mask: Tensor
+    ) -> None:
+        gold = self.problem.splits["test"].gold
+        if gold is None:
+            return
+        values, mask = against_gold(values, mask, gold)
+        graphs = self.recordings["test"].graphs
+        counts = [graphs.sum_per_graph(x.long().sum(0)).cpu().numpy() for x in (mask & gold, mask, gold)]
+        rows = precision_recall_f1(*counts)
+        names = ("precision", "recall", "f1")
+        classes = np.asarray(per_graph["predicted"])
+        figures.update(zip(names, _micro(mask, mask & gold, gold), strict=True))
+        figures.update({f"{name}_macro": float(row.mean()) for name, row in zip(names, rows, strict=True)})
+        figures.update(_soft(values, gold))
+        for label in np.unique(classes):
+            totals = [np.asarray(count[classes == label].sum()) for count in counts]
+            triple = precision_recall_f1(*totals)
+            figures.update({f"{n}_predicted_{label}": float(x) for n, x in zip(names, triple, strict=True)})
+        per_graph.update(true_positive=counts[0].tolist(), retained=counts[1].tolist(), gold=counts[2].tolist())
+        per_graph.update({name: row.tolist() for name, row in zip(names, rows, strict=True)})
+
+    def _score_fidelity(
+        self,
+        figures: dict[str, Any],
+        per_graph: dict[str, list[Any]],
+        values: Tensor,
+        mask: Tensor,
+        baselines: Sequence[Tensor] | None,
+    ) -> None:
+        recording, output = self.recordings["test"], self.problem.output
+        labels = self.problem.splits["test"].labels
+        figures["retained"] = float(mask.double().mean())
+        per_graph["retained_messages"] = recording.graphs.sum_per_graph(mask.long().sum(0)).tolist()
+        classes = np.asarray(per_graph["predicted"])
+        for suffix, used in (("own", baselines), ("zero", None)):
+            logits = _masked(recording, mask, used)
+            unchanged = output.unchanged(recording.logits, logits, recording.graphs)
+            divergence = output.divergence(recording.logits, logits, recording.graphs)
+            figures[f"unchanged_{suffix}"] = float(unchanged.double().mean())
+            figures[f"divergence_{suffix}"] = float(divergence.double().mean())
+            figures[f"metric_{suffix}"] = output.metric(logits, labels)
+            per_graph[f"unchanged_{suffix}"] = unchanged.tolist()
+            per_graph[f"divergence_{suffix}"] = _floats(divergence)
+            for label in np.unique(classes):
+                share = unchanged.cpu().numpy()[classes == label].mean()
+                figures[f"unchanged_{suffix}_predicted_{label}"] = float(share)
+        for share in SHARES:
+            top = top_share(values, recording.graphs, share)
+            for suffix, used in (("own", baselines), ("zero", None)):
+                logits = _masked(recording, top, used)
+                unchanged = output.unchanged(recording.logits, logits, recording.graphs).double().mean()
+                divergence = output.divergence(recording.logits, logits, recording.graphs).double().mean()
+                figures[f"unchanged_{suffix}_at_{share:g}"] = float(unchanged)
+                figures[f"divergence_{suffix}_at_{share:g}"] = float(divergence)
+
+    def _score_layers(self, values: Tensor, mask: Tensor) -> list[dict[str, Any]]:
+        graphs = self.recordings["test"].graphs
+        by_layer = graphs.sum_per_graph(values.double())  # (L, G)
+        total = by_layer.sum(0)
+        shares = (by_layer / torch.where(total > 0, total, 1)).mean(1)
+        kept = mask.double().sum(1)
+        return [
+            {
+                "layer": k,
+                "attribution_share": float(shares[k]),
+                "retained": float(kept[k] / max(1, graphs.num_edges)),
+                "retained_share": float(kept[k] / kept.sum()) if kept.sum() > 0 else 0.0,
+            }
+            for k in range(len(values))
+        ]
+
+
+def _masked(recording: Recording, mask: Tensor, baselines: Sequence[Tensor] | None) -> Tensor:
+    with torch.no_grad():
+        return recording.forward(mask.to(recording.logits.dtype), baselines)
+
+
+def _micro(mask: Tensor, hit: Tensor, gold: Tensor) -> tuple[float, float, float]:
+    counts = (np.asarray(int(x.sum())) for x in (hit, mask, gold))
+    precision, recall, f1 = precision_recall_f1(*counts)
+    return float(precision), float(recall), float(f1)
+
+
+def _soft(values: Tensor, gold: Tensor) -> dict[str, float | None]:
+    """Return threshold-free figures over all messages; None where the gold is all or nothing."""
+    truth, score = gold.flatten().cpu().numpy(), values.flatten().double().cpu().numpy()
+    if truth.all() or not truth.any():
+        return {"auroc": None, "average_precision": None}
+    return {
+        "auroc": float(roc_auc_score(truth, score)),
+        "average_precision": float(average_precision_score(truth, score)),
+    }
+
+
+def _floats(values: Tensor) -> list[float]:
+    return [float(x) for x in values.double().cpu()]

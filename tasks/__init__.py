@@ -1,0 +1,1 @@
+"""Tasks (data, model, gold), one a file; found by discovery."""

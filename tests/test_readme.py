@@ -1,0 +1,61 @@
+"""The README's examples work as printed."""
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from attribench.cli import main
+from attribench.registry import METHODS, TASKS
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"save it as `(\w+\.py)`:\n\n```python\n(.*?)```", README, re.DOTALL | re.IGNORECASE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with the examples as files, the registries to be as before afterwards."""
+    for name, code in EXAMPLES:
+        (tmp_path / name).write_text(code)
+    for registry in (METHODS, TASKS):
+        list(registry)  # discover first
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["attribench", *arguments])
+    with pytest.raises(SystemExit) as exit_info:
+        main()
+    return int(exit_info.value.code or 0)
+
+
+def test_there_are_two_examples_of_the_promised_length() -> None:
+    lengths = {name: len([line for line in code.splitlines() if line.strip()]) for name, code in EXAMPLES}
+    assert lengths.keys() == {"saliency.py", "red_edges.py"}
+    assert lengths["saliency.py"] <= 20
+    assert lengths["red_edges.py"] <= 45
+
+
+def test_the_method(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "check", "saliency", "--plugin", "saliency.py") == 0
+    assert "FAILED" not in capsys.readouterr().out
+    small = ["--set", "toy.train=400", "--set", "toy.validation=60", "--set", "toy.test=60", "--set", "toy.colours=3"]
+    names = ["--methods", "saliency,integrated-gradients", "--task", "toy"]
+    assert run(monkeypatch, "run", "--plugin", "saliency.py", *names, *small, "--cache-dir", "cache") == 0
+    scores = pd.read_csv("results/toy/scores.csv").query("kind == 'method'")
+    assert set(scores["method"]) == {"saliency", "integrated-gradients"}
+    assert (scores["auroc"] > 0.6).all()
+
+
+def test_the_task(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "check", "red-edges", "--plugin", "red_edges.py") == 0
+    assert "FAILED" not in capsys.readouterr().out
+    arguments = ["--plugin", "red_edges.py", "--task", "red-edges", "--methods", "all", "--cache-dir", "cache"]
+    assert run(monkeypatch, "run", *arguments, "--set", "gnnexplainer.steps=50") == 0
+    scores = pd.read_csv("results/red-edges/scores.csv").set_index("method")
+    assert float(scores["f1"]["graphmask"]) > 0.95
+    assert float(scores["unchanged_zero"]["gold"]) > 0.98  # the gold is what the model uses
