@@ -152,11 +152,23 @@ class Gates:
             UnsupportedModelError: when a layer's messages are not one per edge, in the order of the edges.
         """
         current = _Pass(graphs)
-        state = self.model.encode(graphs)
-        logits = self._run(current, state)
+        own: list[Tensor] = []
+        handles = [m.register_forward_hook(lambda *args: own.append(args[2])) for m in self.model.gate_modules()]
+        try:
+            state = self.model.encode(graphs)
+            logits = self._run(current, state)
+        finally:
+            for handle in handles:
+                handle.remove()
         if not current.calls:
             raise UnsupportedModelError("expected at least one message-passing call in decode(); got none")
-        return Recording(self, graphs, state, logits, tuple(current.calls))
+        if own and [gate.numel() for gate in own] != [graphs.num_edges] * len(current.calls):
+            raise UnsupportedModelError(
+                f"expected {graphs.num_edges} gates of the model's own in each of {len(current.calls)} calls; got "
+                f"{[gate.numel() for gate in own]}: check gate_modules()"
+            )
+        own_gates = torch.stack([gate.reshape(-1) for gate in own]) if own else None
+        return Recording(self, graphs, state, logits, tuple(current.calls), own_gates)
 
     def _run(self, current: _Pass, state: Any) -> Tensor:
         self._pass = current
@@ -221,6 +233,7 @@ class Recording:
     Args:
         logits: the original model's output.
         calls: what each of the L message-passing calls read and sent.
+        own_gates: ``(L, E)``, the values of the model's own gates; None where it has none.
     """
 
     gates: Gates
@@ -228,6 +241,7 @@ class Recording:
     state: Any
     logits: Tensor
     calls: tuple[Call, ...]
+    own_gates: Tensor | None = None
 
     @property
     def num_layers(self) -> int:
@@ -238,16 +252,21 @@ class Recording:
         """Return open gates ``(L, E)``."""
         return self.logits.new_ones(self.num_layers, self.graphs.num_edges)
 
-    def forward(self, gates: Gate, baselines: Sequence[Tensor] | None = None) -> Tensor:
+    def forward(
+        self, gates: Gate, baselines: Sequence[Tensor] | None = None, *, baselines_per_edge: bool = False
+    ) -> Tensor:
         """Run the gated pass and return its output.
 
         Args:
             gates: ``(L, E)``, or one ``(E,)`` tensor per call, None where all are open.
-            baselines: b of Eq. 3 per call, ``(D,)`` or one per graph ``(G, D)``; zero where None.
+            baselines: b of Eq. 3 per call, ``(D,)`` or one per graph ``(G, D)``; D may be 1; zero where None.
+            baselines_per_edge: whether they are ``(E, D)`` instead.
         """
         for name, given in (("gates", gates), ("baselines", baselines)):
             if given is not None and len(given) != self.num_layers:
                 raise ValueError(f"expected {name} for {self.num_layers} calls; got {len(given)}")
+        if baselines is not None and not baselines_per_edge:
+            baselines = [b[self.graphs.edge_graph] if b.dim() == 2 else b[None] for b in baselines]
         current = _Pass(self.graphs, self, gates, baselines)
         logits = self.gates._run(current, self.state)
         if current.index != self.num_layers:
@@ -257,7 +276,10 @@ class Recording:
         return logits
 
     def gate(self, k: int, messages: Tensor, gates: Gate | None, baselines: Sequence[Tensor] | None) -> Tensor:
-        """Apply Eq. 3 to the messages of call ``k``; self-loops that the layer appended stay open."""
+        """Apply Eq. 3 to the messages of call ``k``, with baselines ``(1, D)`` or ``(E, D)``.
+
+        Self-loops that the layer appended stay open.
+        """
         z = None if gates is None else gates[k]
         if z is None:
             return messages
@@ -267,8 +289,10 @@ class Recording:
         z = z.reshape(-1, *(1 for _ in messages.shape[1:]))
         gated = z * messages[:num_edges]
         if baselines is not None:
-            b = baselines[k][self.graphs.edge_graph] if baselines[k].dim() == 2 else baselines[k][None]
-            gated = gated + (1 - z) * b.reshape(-1, *messages.shape[1:])
+            b = baselines[k]
+            narrow = b.shape[1] == 1  # one scalar for all D values of a message
+            b = b.reshape(-1, *(1 for _ in messages.shape[1:])) if narrow else b.reshape(-1, *messages.shape[1:])
+            gated = gated + (1 - z) * b
         return gated if len(messages) == num_edges else torch.cat([gated, messages[num_edges:]])
 
 

@@ -1,6 +1,7 @@
 """Is the model as it was found? A fingerprint of everything that a method could have left behind."""
 
 import hashlib
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from .graphs import GraphBatch
 from .model import GraphModel
+from .seeds import generator
 
 _HOOKS = ("_hooks", "_pre_hooks")
 
@@ -41,6 +43,17 @@ def differences(before: dict[str, Any], after: dict[str, Any], tolerance: float 
     if a.shape != b.shape or not torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True):
         found.append("logits")
     return found
+
+
+def shuffled(model: GraphModel, seed: int) -> GraphModel:
+    """Return a copy of a model with the entries of each parameter in random order: weights that learned nothing."""
+    copy = deepcopy(model)
+    draw = generator("shuffled", seed)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            order = torch.randperm(parameter.numel(), generator=draw).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return copy
 
 
 def _hooks(module: nn.Module) -> dict[str, int]:

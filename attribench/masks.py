@@ -26,7 +26,7 @@ def threshold(values: Tensor, t: float) -> Tensor:
     return values > t
 
 
-def _rank(keys: list[Tensor], groups: Tensor) -> Tensor:
+def rank_within(keys: list[Tensor], groups: Tensor) -> Tensor:
     """Return the rank of every entry within its group, ordered by ``keys`` (most significant first), ascending."""
     order = torch.arange(groups.numel(), device=groups.device)
     for key in [*reversed(keys), groups]:
@@ -46,7 +46,7 @@ def top_share(values: Tensor, graphs: GraphBatch, share: float) -> Tensor:
     num_layers = len(values)
     groups = graphs.edge_graph.repeat(num_layers)
     hashes = EdgeNoise(graphs, num_layers, derive("ties")).rank().flatten()
-    rank = _rank([-values.flatten(), hashes], groups)
+    rank = rank_within([-values.flatten(), hashes], groups)
     counts = (share * num_layers * graphs.num_edges_per_graph.double() - 1e-9).ceil().long()
     return (rank < counts[groups]).view_as(values)
 
@@ -56,6 +56,6 @@ def random_like(mask: Tensor, graphs: GraphBatch, seed: int) -> Tensor:
     num_layers, num_edges = mask.shape
     layers = torch.arange(num_layers, device=mask.device)[:, None]
     groups = (layers * graphs.num_graphs + graphs.edge_graph).flatten()
-    rank = _rank([EdgeNoise(graphs, num_layers, seed).rank().flatten()], groups)
+    rank = rank_within([EdgeNoise(graphs, num_layers, seed).rank().flatten()], groups)
     counts = graphs.sum_per_graph(mask.long()).flatten()
     return (rank < counts[groups]).view(num_layers, num_edges)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -56,6 +56,7 @@ class Attribution:
         baselines: b of Eq. 3 for every layer, ``(D,)`` or ``(G, D)``, where the method learned them.
         diagnostics: figures ``(G,)`` per graph that the method reports about itself.
         per_layer: False where one mask serves all layers (the rows of ``scores`` are then equal).
+        complete: ``(G,)`` bool, False for graphs that the method could not finish within its budget; all where None.
 
     Raises:
         ValueError: on wrong shapes, values that are not finite, or gates outside [0, 1].
@@ -67,6 +68,7 @@ class Attribution:
     baselines: tuple[Tensor, ...] | None = None
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     per_layer: bool = True
+    complete: Tensor | None = None
 
     def __post_init__(self) -> None:
         tensors = [self.scores, *(self.baselines or ()), *self.diagnostics.values()]
@@ -91,9 +93,24 @@ class Attribution:
         expected = (num_layers, graphs.num_edges)
         if self.scores.shape != expected:
             raise ValueError(f"expected scores of shape (L, E) = {expected}; got {tuple(self.scores.shape)}")
-        for name, value in self.diagnostics.items():
+        per_graph = self.diagnostics if self.complete is None else {**self.diagnostics, "complete": self.complete}
+        for name, value in per_graph.items():
             if value.shape != (graphs.num_graphs,):
-                raise ValueError(f"expected diagnostic {name!r} of shape ({graphs.num_graphs},)")
+                raise ValueError(f"expected {name!r} of shape ({graphs.num_graphs},); got {tuple(value.shape)}")
+
+    def select(self, graphs: GraphBatch, index: Tensor) -> Attribution:
+        """Return the attribution of the graphs ``index`` of the batch that this one explains."""
+        edges = graphs.edges_of(index)
+        return replace(
+            self,
+            scores=self.scores[:, edges],
+            hard_mask=None if self.hard_mask is None else self.hard_mask[:, edges],
+            baselines=None
+            if self.baselines is None
+            else tuple(b if b.dim() == 1 else b[index] for b in self.baselines),
+            diagnostics={name: value[index] for name, value in self.diagnostics.items()},
+            complete=None if self.complete is None else self.complete[index],
+        )
 
 
 @config
@@ -140,6 +157,8 @@ class Method(ABC):
     quick: ClassVar[dict[str, Any]] = {}
     #: The option that counts optimisation steps, and the phase it drives; ``bench`` varies it to time one step.
     steps_option: ClassVar[tuple[str, Literal["fit", "attribute"]] | None] = None
+    #: Whether the method decides what is retained, so that no threshold has to be chosen on validation graphs.
+    decides: ClassVar[bool] = False
     #: Other implementations to be timed beside this one.
     rivals: ClassVar[tuple[Rival, ...]] = ()
 
@@ -151,6 +170,8 @@ class Method(ABC):
         self.seed = seed
         self.track = track
         self.forward_passes = 0
+        #: Figures about the fit that become columns ``fit_...`` of the scores, such as the number of restarts.
+        self.figures: dict[str, float] = {}
 
     @classmethod
     def summary(cls) -> str:

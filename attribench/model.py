@@ -24,6 +24,13 @@ class GraphModel(nn.Module):
         """Pass the messages and return the outputs; for graph classification logits ``(G, C)``."""
         raise NotImplementedError
 
+    def gate_modules(self) -> list[nn.Module]:
+        """Return the modules whose outputs ``(E,)`` or ``(E, 1)`` are the model's own gates, if its messages have any.
+
+        Each must be called once in every message-passing call, in the order of the calls.
+        """
+        return []
+
     def forward(self, graphs: GraphBatch) -> Tensor:
         """Return the outputs for a batch of graphs."""
         return self.decode(graphs, self.encode(graphs))

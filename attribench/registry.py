@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from .errors import UserError
 from .method import Method
+from .settings import split_names
 from .task import Task
 
 T = TypeVar("T", bound=Method | Task)
@@ -51,12 +52,13 @@ class Registry(Generic[T]):
         return plugin
 
     def __getitem__(self, name: str) -> type[T]:
-        """Return the class called ``name``.
+        """Return the class called ``name``, or the one of a variant such as ``gnnexplainer[steps=100]``.
 
         Raises:
             UserError: for an unknown name, with the nearest ones.
         """
         self._discover()
+        name = name.partition("[")[0]
         if name in self._entries:
             return self._entries[name]
         near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.5)
@@ -68,8 +70,11 @@ class Registry(Generic[T]):
         return iter(sorted(self._entries))
 
     def resolve(self, names: list[str]) -> list[str]:
-        """Expand names given one by one, comma-separated or as ``all``; the order given, without repetitions."""
-        split = [name.strip() for given in names for name in given.split(",") if name.strip()]
+        """Expand names given one by one, comma-separated or as ``all``; the order given, without repetitions.
+
+        A name may carry options in brackets, which make it a variant with rows of its own.
+        """
+        split = [name for given in names for name in split_names(given)]
         expanded = [name for given in split for name in (list(self) if given == "all" else [given])]
         for name in expanded:
             self[name]

@@ -23,7 +23,8 @@ from .store import write_atomically
 KEYS = ["task", "method", "data_seed", "model_seed", "fit_seed"]
 COMPARED = [
     "precision", "recall", "f1", "precision_macro", "recall_macro", "f1_macro", "auroc", "average_precision",
-    "retained", "unchanged_own", "unchanged_zero", "divergence_own", "divergence_zero",
+    "retained", "unchanged_own", "unchanged_zero", "divergence_own", "divergence_zero", "randomisation_correlation",
+    "coverage",
 ]  # fmt: skip
 SCORE_COLUMNS = [
     *KEYS, "status", "reason", *COMPARED[:8], "threshold", "threshold_source", "retained", "unchanged_own",
@@ -54,7 +55,16 @@ class Report:
     def _rows(self) -> list[tuple[dict[str, Any], Scores]]:
         """Return every scored row with the columns that identify it; a problem's controls come after its methods."""
         rows = [
-            ({**_identity(result), "method": row.method, "status": "ok", "reason": "", "kind": row.kind}, row)
+            (
+                {
+                    **_identity(result),
+                    "method": row.method,
+                    "status": result.record["status"],
+                    "reason": result.record["reason"],
+                    "kind": row.kind,
+                },
+                row,
+            )
             for result in self.results
             for row in result.rows
         ]
@@ -82,7 +92,7 @@ class Report:
         rows = [
             {**_identity(r), "status": r.record["status"], "reason": r.record["reason"], "kind": "method"}
             for r in self.results
-            if r.record["status"] != "ok"
+            if not r.rows
         ]
         rows += [{**identity, **row.figures} for identity, row in self._rows()]
         frame = _sorted(pd.DataFrame(rows))
@@ -139,21 +149,24 @@ class Report:
         scores = self.scores()
         rows = []
         for (task, method), cells in scores.groupby(["task", "method"], sort=False):
-            ok = cells[cells["status"] == "ok"]
-            row: dict[str, Any] = {
-                "task": task,
-                "method": method,
-                "kind": cells["kind"].iloc[0],
-                "cells": len(ok),
-                "planned": len(cells),
-                "statuses": " ".join(f"{name}:{count}" for name, count in cells["status"].value_counts().items()),
-            }
-            for figure in COMPARED:
-                if figure in ok:
-                    row |= _spread(figure, ok[figure].dropna().to_numpy(float))
             published = TASKS[str(task)](self.configs[str(task)]).published().get(str(method), {})
-            row |= {f"published_{figure}": published.get(figure) for figure in ("precision", "recall", "f1")}
-            rows.append(row)
+            # Partial cells speak of other graphs than complete ones, and are never averaged with them.
+            for status in ["ok", "partial"] if (cells["status"] == "partial").any() else ["ok"]:
+                used = cells[cells["status"] == status]
+                row: dict[str, Any] = {
+                    "task": task,
+                    "method": method,
+                    "kind": cells["kind"].iloc[0],
+                    "status": status,
+                    "cells": len(used),
+                    "planned": len(cells),
+                    "statuses": " ".join(f"{name}:{count}" for name, count in cells["status"].value_counts().items()),
+                }
+                for figure in COMPARED:
+                    if figure in used:
+                        row |= _spread(figure, used[figure].dropna().to_numpy(float))
+                row |= {f"published_{figure}": published.get(figure) for figure in ("precision", "recall", "f1")}
+                rows.append(row)
         return pd.DataFrame(rows)
 
     def write(self, out: Path) -> None:
@@ -173,7 +186,7 @@ def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
     if frame.empty:
         return frame
     names = {name: i for i, name in enumerate([*METHODS])}
-    order = frame["method"].map(lambda name: names.get(name, len(names)))
+    order = frame["method"].map(lambda name: names.get(name.partition("[")[0], len(names)))
     keys = frame.assign(_order=order)[["task", "_order", "method", "data_seed", "model_seed", "fit_seed"]]
     index = np.lexsort([keys[c].to_numpy() for c in reversed(keys.columns)])
     return frame.iloc[index].reset_index(drop=True)
@@ -205,15 +218,17 @@ _COLUMNS = {
     "kept": ("retained_mean", 100, 1),
     "same": ("unchanged_own_mean", 100, 1),
     "same0": ("unchanged_zero_mean", 100, 1),
+    "rand": ("randomisation_correlation_mean", 100, 1),
     "fit s": ("fit_seconds", 1, 1),
     "ms": ("seconds_per_explanation", 1000, 2),
     "cells": ("cells", 1, 0),
 }
-_DISPENSABLE = ("cells", "fit s", "±", "ms", "AUROC")
+_DISPENSABLE = ("cells", "rand", "fit s", "±", "ms", "AUROC")
 """What a narrow terminal leaves out, first to last; the CSV files have everything."""
 _LEGEND = (
     "Percent, means over cells. paper: published F1; kept: messages retained; same, same0: predictions unchanged under "
-    "the scored mask, with the method's own and with a zero baseline; ms: per explanation; -: none."
+    "the scored mask, with the method's own and with a zero baseline; rand: correlation with the scores for shuffled "
+    "weights; ms: per explanation; -: none."
 )
 
 
@@ -239,7 +254,8 @@ def print_comparison(report: Report, console: Console) -> None:
                     _number(row[name], scale, digits)
                     for name, scale, digits in (_COLUMNS[heading] for heading in shown)
                 )
-                table.add_row(str(row["method"]), *cells, style="dim" if kind == "control" else None)
+                name = row["method"] if row["status"] == "ok" else f"{row['method']} (partial)"
+                table.add_row(str(name), *cells, style="dim" if kind == "control" else None)
             table.add_section()
         console.print(table)
     console.print(_LEGEND, style="dim")

@@ -6,7 +6,7 @@ import dataclasses
 import subprocess
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,17 @@ import torch
 
 from .costs import PeakMemory, Stopwatch
 from .errors import Infeasible, UserError
-from .integrity import differences, fingerprint
+from .integrity import differences, fingerprint, shuffled
 from .method import Attribution, Method
 from .progress import Progress
 from .registry import METHODS, TASKS
 from .scoring import Judge, Scores
 from .seeds import derive
-from .settings import Overrides, as_dict, make_config
-from .store import COMPUTING, SCORING, CellStore, ModelCache, digest, harness_digest, library_versions, source_digest
+from .settings import Overrides, as_dict, make_config, variant_options
+from .store import COMPUTING, SCORING, CellStore, ModelCache, digest, harness_digest, library_versions, plugin_digest
 from .task import Problem, TaskSeeds, Workshop, build_problem
 
-FINISHED = ("ok", "skipped", "infeasible")
+FINISHED = ("ok", "partial", "skipped", "infeasible")
 """Statuses that are not run again."""
 
 CUDA_TOLERANCE = 1e-5
@@ -57,6 +57,8 @@ class Plan:
         seeds: each varies data, model and fit together.
         device: ``cpu`` or ``cuda[:i]``.
         threads: PyTorch threads, the same for every cell.
+        randomised_graphs: test graphs on which every method also explains a model with shuffled weights (Adebayo et al.
+            2018); 0 for none.
         plugins: files or modules that were imported.
     """
 
@@ -66,11 +68,13 @@ class Plan:
     seeds: list[int]
     device: str
     threads: int = 1
+    randomised_graphs: int = 100
     plugins: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
+        named = [name.partition("[")[0] for name in (*self.tasks, *self.methods)]
         for name in self.options:
-            if name not in [*self.tasks, *self.methods]:
+            if name not in named:
                 raise UserError(
                     f"expected --set for a task or method of this run ({', '.join([*self.tasks, *self.methods])}); "
                     f"got {name!r}: add it to the run, or leave the option out"
@@ -80,7 +84,11 @@ class Plan:
     def configs(self) -> dict[str, Any]:
         """Return the configuration of every task and method, validated."""
         plugins = {**{n: TASKS[n].Config for n in self.tasks}, **{n: METHODS[n].Config for n in self.methods}}
-        return {name: make_config(name, kind, self.options.get(name, {})) for name, kind in plugins.items()}
+        configs = {}
+        for name, kind in plugins.items():
+            base = name.partition("[")[0]
+            configs[name] = make_config(base, kind, {**self.options.get(base, {}), **variant_options(name)})
+        return configs
 
     def cells(self) -> list[Cell]:
         """Return the cells, those of one problem together."""
@@ -125,7 +133,7 @@ class Runner:
         return {
             "task": task,
             "task_config": as_dict(self.configs[task]),
-            "task_source": source_digest(TASKS[task].__module__),
+            "task_source": plugin_digest(TASKS[task]),
             "data_seed": data_seed,
             "model_seed": model_seed,
             "harness": harness_digest(COMPUTING),
@@ -140,8 +148,9 @@ class Runner:
             **self.problem_content(*cell.problem),
             "method": cell.method,
             "method_config": as_dict(self.configs[cell.method]),
-            "method_source": source_digest(METHODS[cell.method].__module__),
+            "method_source": plugin_digest(METHODS[cell.method]),
             "fit_seed": cell.fit_seed,
+            "randomised_graphs": self.plan.randomised_graphs,
         }
 
     def problem(self, task: str, data_seed: int, model_seed: int) -> Problem:
@@ -191,7 +200,7 @@ class Runner:
         if record is None or record.get("status") not in FINISHED:
             record = self._execute(cell, content, key)
         rows: list[Scores] = []
-        if record["status"] == "ok":
+        if record["status"] in ("ok", "partial"):
             rows = self._scores(cell, key, record, rescore)
         return Result(cell, record, rows)
 
@@ -199,6 +208,7 @@ class Runner:
         """Run one cell and store its record, whatever happens."""
         attributions: dict[str, Attribution] = {}
         costs: dict[str, Any] = {}
+        figures: dict[str, float] = {}
         status, reason, log = "ok", "", ""
         try:
             problem = self.problem(*cell.problem)
@@ -212,6 +222,11 @@ class Runner:
                     track=self.progress.track,
                 )
                 attributions = self._explain(method, problem, costs)
+                figures = method.figures
+                complete = attributions["test"].complete
+                if complete is not None and not bool(complete.all()):
+                    status, reason = "partial", f"{int(complete.sum())} of {len(complete)} graphs finished"
+                self._randomise(cell, problem, attributions, figures, costs)
             else:
                 status, reason = "skipped", unsupported
         except Infeasible as error:
@@ -219,7 +234,14 @@ class Runner:
         except Exception as error:
             status, reason = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
             log = traceback.format_exc()
-        record = {"status": status, "reason": reason, "costs": costs, "content": content, "commit": git_commit()}
+        record = {
+            "status": status,
+            "reason": reason,
+            "costs": costs,
+            "figures": figures,
+            "content": content,
+            "commit": git_commit(),
+        }
         self.store.save(key, record, attributions, log)
         stored = self.store.record(key)
         assert stored is not None
@@ -242,6 +264,8 @@ class Runner:
             finally:
                 costs |= {"fit_seconds": fit.seconds, "fit_forward_passes": method.forward_passes}
             for name, batch in graphs.items():
+                if name == "validation" and method.decides:
+                    continue
                 torch.manual_seed(method.seed)
                 passes = method.forward_passes
                 with Stopwatch(self.device) as watch:
@@ -259,14 +283,50 @@ class Runner:
             )
         return attributions
 
+    def _randomise(
+        self,
+        cell: Cell,
+        problem: Problem,
+        attributions: dict[str, Attribution],
+        figures: dict[str, float],
+        costs: dict[str, Any],
+    ) -> None:
+        """Explain the first test graphs for a model with shuffled weights, too: a method that says the same of both
+        does not explain the model (Adebayo et al. 2018). Where it finds nothing, there is nothing to compare."""
+        test = problem.splits["test"].graphs
+        count = min(self.plan.randomised_graphs, test.num_graphs)
+        if not count:
+            return
+        model = shuffled(problem.model, derive("shuffled", cell.task, cell.data_seed, cell.model_seed))
+        subject = replace(problem.subject(), model=model)
+        seed = derive("fit", cell.method, cell.data_seed, cell.model_seed, cell.fit_seed)
+        method = METHODS[cell.method](self.configs[cell.method], subject=subject, seed=seed, track=self.progress.track)
+        with Stopwatch(self.device) as watch, torch.random.fork_rng(devices=_cuda_devices(self.device)):
+            torch.manual_seed(seed)
+            try:
+                method.fit()
+                graphs = test.select(torch.arange(count, device=test.device))
+                attributions["randomised"] = method.attribute(graphs)
+            except Infeasible:
+                figures["randomised_infeasible"] = 1.0
+        costs["randomised_seconds"] = watch.seconds
+
     def _scores(self, cell: Cell, key: str, record: dict[str, Any], rescore: bool) -> list[Scores]:
         score_key = digest({"harness": harness_digest(SCORING), "attributions": key})
         stored = None if rescore else self.store.scores(key, score_key)
         if stored is None:
             attributions = self.store.attributions(key, record, self.device)
             seed = derive("controls", cell.task, cell.data_seed, cell.model_seed, cell.fit_seed)
-            with Judge(self.problem(*cell.problem)) as judge:
+            problem = self.problem(*cell.problem)
+            complete = attributions["test"].complete
+            if complete is not None:
+                problem, attributions = _finished_only(problem, attributions, complete)
+            with Judge(problem) as judge:
                 rows = [judge.score(cell.method, attributions), *judge.controls(cell.method, attributions, seed)]
+            rows[0].figures |= {f"fit_{name}": value for name, value in record["figures"].items()}
+            if complete is not None:
+                for row in rows:
+                    _name_unfinished(row, complete)
             self.store.save_scores(key, score_key, [dataclasses.asdict(row) for row in rows])
             return rows
         return [Scores(**row) for row in stored]
@@ -292,6 +352,27 @@ class Runner:
             rows, ablations = judge.problem_controls(), judge.ablations()
         figures = {**problem.figures, "gold_confirmed": problem.gold_confirmed}
         return {"figures": figures, "ablations": ablations, "rows": [dataclasses.asdict(row) for row in rows]}
+
+
+def _finished_only(
+    problem: Problem, attributions: dict[str, Attribution], complete: torch.Tensor
+) -> tuple[Problem, dict[str, Attribution]]:
+    """Return problem and attributions with only those test graphs that were finished."""
+    index = complete.nonzero()[:, 0]
+    test = problem.splits["test"]
+    selected = {**attributions, "test": attributions["test"].select(test.graphs, index)}
+    if not bool(complete.all()):
+        selected.pop("randomised", None)
+    return replace(problem, splits={**problem.splits, "test": test.select(index)}), selected
+
+
+def _name_unfinished(row: Scores, complete: torch.Tensor) -> None:
+    """Number a row's graphs as in the whole test split, and add those that were not finished."""
+    row.figures["coverage"] = float(complete.double().mean())
+    unfinished = (~complete).nonzero()[:, 0].tolist()
+    row.per_graph = {name: [*values, *[None] * len(unfinished)] for name, values in row.per_graph.items()}
+    row.per_graph["graph"] = [*complete.nonzero()[:, 0].tolist(), *unfinished]
+    row.per_graph["complete"] = [*[True] * (len(complete) - len(unfinished)), *[False] * len(unfinished)]
 
 
 def _device_name(device: torch.device) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
@@ -130,6 +131,8 @@ class Judge:
         per_graph = self._identity()
         self._score_gold(figures, per_graph, values, mask)
         self._score_fidelity(figures, per_graph, values, mask, test.baselines)
+        if "randomised" in attributions:
+            figures["randomisation_correlation"] = self._correlation(values, attributions["randomised"])
         for key, diagnostic in test.diagnostics.items():
             per_graph[key] = _floats(diagnostic)
             figures[key] = float(diagnostic.double().mean())
@@ -174,6 +177,17 @@ class Judge:
             gates[k] = 0
             figures.append(self.problem.output.metric(recording.forward(gates), labels))
         return figures
+
+    def _correlation(self, values: Tensor, randomised: Attribution) -> float | None:
+        """Return Spearman's correlation with the scores for shuffled weights; None where either is constant."""
+        graphs = self.recordings["test"].graphs
+        ends = graphs.edge_ptr.tolist()
+        count = ends.index(randomised.scores.shape[1])
+        first = graphs.select(torch.arange(count, device=graphs.device))
+        pair = [x.flatten().cpu().numpy() for x in (values[:, : ends[count]], normalise(randomised, first))]
+        if any(np.ptp(x) == 0 for x in pair):
+            return None
+        return float(spearmanr(*pair).statistic)
 
     def _identity(self) -> dict[str, list[Any]]:
         recording = self.recordings["test"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,25 @@ def parse_overrides(assignments: Sequence[str]) -> Overrides:
             raise UserError(f"expected --set PLUGIN.OPTION=VALUE, such as toy.colours=8; got {assignment!r}")
         overrides.setdefault(plugin.strip(), {})[option.strip().replace("-", "_")] = value.strip()
     return overrides
+
+
+def split_names(text: str) -> list[str]:
+    """Split at commas outside brackets: ``a,b[x=1,y=2]`` is ``a`` and ``b[x=1,y=2]``."""
+    return [name.strip() for name in re.split(r",(?![^\[]*\])", text) if name.strip()]
+
+
+def variant_options(name: str) -> dict[str, str]:
+    """Return the options in a variant's name: those of ``gnnexplainer[steps=100]`` are ``{"steps": "100"}``.
+
+    Raises:
+        UserError: when the brackets do not hold OPTION=VALUE assignments.
+    """
+    base, bracket, rest = name.partition("[")
+    if not bracket:
+        return {}
+    if not rest.endswith("]"):
+        raise UserError(f"expected a variant such as gnnexplainer[steps=100]; got {name!r}: close the bracket")
+    return parse_overrides([f"{base}.{assignment}" for assignment in rest[:-1].split(",")]).get(base, {})
 
 
 def merge(*layers: Overrides) -> Overrides:

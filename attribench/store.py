@@ -48,6 +48,20 @@ def source_digest(*modules: str) -> str:
     return digest(sources)
 
 
+def plugin_digest(plugin: type[Any]) -> str:
+    """Return a hash of the source text of a plugin, of its base classes, and of the sibling modules that it uses."""
+    package = plugin.__module__.rpartition(".")[0]
+    found: set[str] = set()
+    waiting = [base.__module__ for base in plugin.__mro__ if base.__module__ not in ("builtins", "abc", "typing")]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            used = {getattr(value, "__module__", None) for value in vars(sys.modules[name]).values()}
+            waiting += [other for other in used if other and package and other.startswith(f"{package}.")]
+    return source_digest(*sorted(found))
+
+
 def harness_digest(modules: tuple[str, ...]) -> str:
     """Return a hash of harness modules, named without the package."""
     return source_digest(*(f"attribench.{name}" for name in modules))
@@ -156,6 +170,8 @@ def _to_arrays(attribution: Attribution) -> dict[str, Any]:
     tensors: dict[str, Tensor] = {"scores": attribution.scores}
     if attribution.hard_mask is not None:
         tensors["hard_mask"] = attribution.hard_mask
+    if attribution.complete is not None:
+        tensors["complete"] = attribution.complete
     tensors |= {f"baseline/{k}": b for k, b in enumerate(attribution.baselines or ())}
     tensors |= {f"diagnostic/{name}": x for name, x in attribution.diagnostics.items()}
     return {name: x.detach().cpu().numpy() for name, x in tensors.items()}
@@ -171,6 +187,7 @@ def _from_arrays(arrays: dict[str, Any], meta: dict[str, Any], device: torch.dev
         tuple(baselines) or None,
         {name.split("/", 1)[1]: x for name, x in tensors.items() if name.startswith("diagnostic/")},
         meta["per_layer"],
+        tensors.get("complete"),
     )
 
 

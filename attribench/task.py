@@ -35,6 +35,11 @@ class Split:
     labels: Tensor
     gold: Tensor | None = None
 
+    def select(self, index: Tensor) -> Split:
+        """Return the split of some graphs; there must be one label per graph."""
+        gold = None if self.gold is None else self.gold[:, self.graphs.edges_of(index)]
+        return Split(self.graphs.select(index), self.labels[index], gold)
+
     def to(self, device: torch.device) -> Split:
         """Return the split on another device."""
         return Split(

@@ -89,6 +89,7 @@ class GraphMask(Method):
     Config = GraphMaskConfig
     quick = {"steps": 40, "steps_per_layer": 5, "check_every": 20, "tolerance": 1e6, "max_retained": 1.0, "restarts": 0}
     steps_option = ("steps", "fit")
+    decides = True
     config: GraphMaskConfig
 
     def fit(self) -> None:
@@ -96,12 +97,12 @@ class GraphMask(Method):
         self.distribution = HardConcrete(self.config.temperature, self.config.stretch_low, self.config.stretch_high)
         found: list[Checkpoint] = []
         for attempt in range(self.config.restarts + 1):
-            self.restarts = attempt
             checkpoints = self._train(derive("graphmask", self.seed, attempt))
             feasible = [c for c in checkpoints if c.divergence <= self.config.tolerance]
             best = min(feasible, key=lambda c: (c.retained, c.divergence), default=None)
             if best is not None and best.retained <= self.config.max_retained:
                 self.probe.load_state_dict(best.state)
+                self.figures = {"restarts": attempt, "divergence": best.divergence, "retained": best.retained}
                 return
             found += checkpoints
         nearest = min(found, key=lambda c: c.divergence)

@@ -8,6 +8,7 @@ claim about the trained model, which the audit tests for every one.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -90,11 +91,13 @@ class RGCNLayer(MessagePassing):
 class ToyModel(GraphModel):
     """Initial MLP, R-GCN layers, and an MLP on the centroid's state (Appendix E)."""
 
+    layer: type[RGCNLayer] = RGCNLayer
+
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
         c, d, h = config.colours, config.width, config.hidden
         self.initial = nn.Sequential(nn.Linear(2 * c, h), nn.ReLU(), nn.Linear(h, d))
-        self.layers = nn.ModuleList(RGCNLayer(d, c) for _ in range(config.layers))
+        self.layers = nn.ModuleList(self.layer(d, c) for _ in range(config.layers))
         self.readout = nn.Sequential(nn.Linear(d, h), nn.ReLU(), nn.Linear(h, 2))
 
     def encode(self, graphs: GraphBatch) -> Tensor:
@@ -118,6 +121,7 @@ class Toy(Task):
     name = "toy"
     Config = ToyConfig
     quick = {"train": 400, "validation": 60, "test": 60, "colours": 3, "width": 16, "hidden": 32, "epochs": 40}
+    model: ClassVar[type[ToyModel]] = ToyModel
     config: ToyConfig
 
     def published(self) -> dict[str, dict[str, float]]:
@@ -131,7 +135,7 @@ class Toy(Task):
         config = self.config
         sizes = {"train": config.train, "validation": config.validation, "test": config.test}
         splits = {name: make_split(config, sizes[name], seeds.data_seed, name).to(workshop.device) for name in SPLITS}
-        model = ToyModel(config).to(workshop.device)
+        model = self.model(config).to(workshop.device)
         figures = workshop.cached(
             model,
             lambda: train_classifier(

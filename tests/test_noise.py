@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import bare_batch
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 from torch import Tensor
 
 from attribench.noise import EdgeNoise, mix

@@ -55,7 +55,9 @@ def test_the_task(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert run(monkeypatch, "check", "red-edges", "--plugin", "red_edges.py") == 0
     assert "FAILED" not in capsys.readouterr().out
     arguments = ["--plugin", "red_edges.py", "--task", "red-edges", "--methods", "all", "--cache-dir", "cache"]
-    assert run(monkeypatch, "run", *arguments, "--set", "gnnexplainer.steps=50") == 0
+    for name in ("gnnexplainer", "graphmask-nonamortized", "information-bottleneck"):
+        arguments += ["--set", f"{name}.steps=50"]
+    assert run(monkeypatch, "run", *arguments) == 0
     scores = pd.read_csv("results/red-edges/scores.csv").set_index("method")
     assert float(scores["f1"]["graphmask"]) > 0.95
     assert float(scores["unchanged_zero"]["gold"]) > 0.98  # the gold is what the model uses

@@ -1,0 +1,103 @@
+"""Erasure search: Li, Monroe & Jurafsky 2016; the smallest set of messages that keeps the prediction, found exactly.
+
+Subsets are tried by growing size, many of them and many graphs at once; a graph stops at the first size at which one of
+them keeps its prediction, with all other messages at zero. Among subsets of that size, the first in a random order that
+depends on the graph alone is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations, islice
+from math import comb
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attribench.gates import Gates
+from attribench.graphs import GraphBatch
+from attribench.method import Attribution, Method, config
+from attribench.registry import METHODS
+
+from ._subsets import Copies, canonical_rank
+
+
+@config
+class ErasureConfig:
+    """Options."""
+
+    budget: int = Field(100_000, ge=1, description="subsets tried per graph; graphs that need more are left unfinished")
+
+
+@METHODS.register
+class Erasure(Method):
+    """Erasure search: the smallest subset of messages that keeps the prediction, exactly (Li et al. 2016)."""
+
+    name = "erasure"
+    Config = ErasureConfig
+    quick = {"budget": 300}
+    decides = True
+    config: ErasureConfig
+
+    def attribute(self, graphs: GraphBatch) -> Attribution:
+        """Search all graphs of the batch; those that outrun the budget are not ``complete`` and retain everything."""
+        num_layers = self.subject.num_layers
+        rank = canonical_rank(graphs, num_layers)  # (L, E)
+        messages = num_layers * graphs.num_edges_per_graph
+        mask = torch.ones_like(rank, dtype=torch.bool)
+        complete = torch.zeros_like(messages, dtype=torch.bool)
+        with self.gates() as gates:
+            for count in self.track(messages.unique().tolist(), "graphs of one size"):
+                index = (messages == count).nonzero()[:, 0]
+                found, solved = self._search(gates, graphs.select(index), rank[:, graphs.edges_of(index)], count)
+                mask[:, graphs.edges_of(index)] = found
+                complete[index] = solved
+        size = graphs.sum_per_graph(mask.sum(0)).to(torch.float64)
+        return Attribution(mask.float(), hard_mask=mask, diagnostics={"size": size}, complete=complete)
+
+    def _search(self, gates: Gates, graphs: GraphBatch, rank: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Search graphs of ``count`` messages each; return the masks ``(L, E)`` and which graphs were finished."""
+        mask = torch.ones_like(rank, dtype=torch.bool)
+        solved = torch.zeros(graphs.num_graphs, dtype=torch.bool, device=graphs.device)
+        left = self.config.budget
+        for size in range(count + 1):
+            index = (~solved).nonzero()[:, 0]
+            if not len(index) or not left:
+                break
+            active, edges = graphs.select(index), graphs.edges_of(index)
+            subsets = islice(combinations(range(count), size), left)
+            kept, members = self._first_that_keeps(gates, active, rank[:, edges], subsets, count)
+            chosen = members[active.edge_graph, rank[:, edges]]
+            mask[:, edges] = torch.where(kept[active.edge_graph], chosen, mask[:, edges])
+            solved[index] = kept
+            left -= min(left, comb(count, size))
+        return mask, solved
+
+    def _first_that_keeps(
+        self, gates: Gates, graphs: GraphBatch, rank: Tensor, subsets: Iterator[tuple[int, ...]], count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Try subsets of places in order; return which graphs keep their prediction, and the first that does it.
+
+        Returns:
+            ``(G,)`` bool, and ``(G, count)`` bool, the places of that subset.
+        """
+        kept = torch.zeros(graphs.num_graphs, dtype=torch.bool, device=graphs.device)
+        members = torch.zeros(graphs.num_graphs, count, dtype=torch.bool, device=graphs.device)
+        copies: Copies | None = None
+        index = torch.arange(graphs.num_graphs, device=graphs.device)
+        while not bool(kept.all()):
+            if copies is None or 2 * int((~kept).sum()) <= copies.graphs.num_graphs:
+                index = (~kept).nonzero()[:, 0]
+                copies = Copies(gates, self.subject.output, graphs.select(index), self.config.budget)
+                places = rank[:, graphs.edges_of(index)]
+            chunk = list(islice(subsets, copies.count))
+            if not chunk:
+                break
+            tried = torch.zeros(len(chunk), count, dtype=torch.bool, device=graphs.device)
+            tried.scatter_(1, torch.tensor(chunk, dtype=torch.long, device=graphs.device).view(len(chunk), -1), True)
+            unchanged, _ = copies.evaluate(tried[:, places])
+            new = unchanged.any(0) & ~kept[index]
+            kept[index[new]] = True
+            members[index[new]] = tried[unchanged.int().argmax(0)[new]]
+        return kept, members
