@@ -25,8 +25,8 @@ from .graphs import GraphBatch
 from .method import Method, Subject
 from .registry import METHODS, TASKS
 from .settings import make_config
-from .store import ModelCache, write_atomically
-from .task import Problem, TaskSeeds, Workshop, build_problem
+from .store import write_atomically
+from .task import Problem, TaskSeeds, Workshop, build_problem, without_cache
 
 GROWTH = 10
 """Factor between the two batch sizes of the growth figure."""
@@ -63,10 +63,7 @@ def _problem(task: str, device: torch.device, size: int) -> Problem:
     if not hasattr(kind.Config(), "test"):
         raise UserError(f"expected a task with an option 'test' for the number of graphs; {task!r} has none")
     config = make_config(task, kind.Config, {"test": size})
-    cache = ModelCache()
-    key = f"bench-{task}-{device.type}-{size}"
-    workshop = Workshop(device, lambda model, train: cache.load_or_train(key, model, train))
-    return build_problem(kind(config), TaskSeeds(0, 0), workshop)
+    return build_problem(kind(config), TaskSeeds(0, 0), Workshop(device, without_cache))
 
 
 class Bench:
@@ -161,7 +158,7 @@ class Bench:
         )
         method = kind(make_config(kind.name, kind.Config, {**kind.quick, **steps}), subject=self.subject)
         method.fit()
-        few, many = self.seconds(lambda: method.attribute(self.graphs), lambda: method.attribute(self.many))
+        few, many = self.seconds(lambda: method.attribute(self.graphs), lambda: method.attribute(self.many), repeats=7)
         what = f"{self.graphs.num_graphs} against {self.many.num_graphs} graphs; 1 is linear"
         return [_row(kind, what, many, few, many / few / GROWTH)]
 

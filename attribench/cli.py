@@ -35,6 +35,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="PyTorch threads, the s
 TABLE_WIDTH = 110
 """Columns of tables that go to a file or a pipe."""
 EXIT_BAD_INPUT = 2
+_UsageError: type[Any] = typer.BadParameter.__bases__[0]  # click's, which typer may bring along under a name of its own
 EXIT_INTERRUPTED = 130
 
 
@@ -100,7 +101,8 @@ def _run_settings(table: dict[str, Any], **given: Any) -> dict[str, Any]:
         listed = [value] if kind is list and isinstance(value, str) else value
         if key not in defaults:
             raise UserError(f"expected options of [run] among {', '.join(defaults)}; got {name!r}")
-        if not isinstance(listed, kind) or isinstance(listed, bool):
+        elements = listed if isinstance(listed, list) else []
+        if not isinstance(listed, kind) or isinstance(listed, bool) or not all(isinstance(x, str) for x in elements):
             raise UserError(f"expected a {kind.__name__} for {name} in [run]; got {value!r}")
         settings[key] = listed
     settings |= {name: value for name, value in given.items() if value is not None}
@@ -135,8 +137,11 @@ def _plan(settings: dict[str, Any], file: dict[str, Any], options: dict[str, Any
     )
 
 
-def _execute(plan: Plan, folder: Path, cache_dir: Path | str | None, *, rescore: bool = False) -> int:
-    """Run a plan, write the views, print the comparison; return the exit code."""
+def _execute(plan: Plan, folder: Path, cache_dir: Path | str | None, *, rescored: list[str] | None = None) -> int:
+    """Run a plan, write the views, print the comparison; return the exit code.
+
+    With ``rescored``, the keys of the plan's cells, only their scoring is repeated.
+    """
     import dataclasses
 
     import torch
@@ -148,16 +153,18 @@ def _execute(plan: Plan, folder: Path, cache_dir: Path | str | None, *, rescore:
 
     torch.set_num_threads(plan.threads)
     cache = ModelCache(Path(cache_dir) if cache_dir else None)
-    write_json(folder / "run.json", {"plan": dataclasses.asdict(plan), **_provenance(plan)})
     runner = Runner(plan, folder, cache, Progress(Console(stderr=True)))
+    if rescored is None:
+        content = {"plan": dataclasses.asdict(plan), "cells": runner.keys(), **_provenance(plan)}
+        write_json(folder / "run.json", content)
     results: list[Result] = []
     interrupted = False
     try:
-        for result in runner.rescore() if rescore else runner.run():
+        for result in runner.run() if rescored is None else runner.rescore(rescored):
             results.append(result)  # noqa: PERF402 - what came before an interrupt must stay
     except KeyboardInterrupt:
         interrupted = True
-    report = Report(results, [] if interrupted and not results else list(runner.problem_results()), runner.configs)
+    report = Report(results, list(runner.problem_results(results)), runner.configs)
     if results:
         report.write(folder)
         print_comparison(report, _console())
@@ -195,6 +202,30 @@ def _provenance(plan: Plan) -> dict[str, Any]:
 
 
 @app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="TOML file: a table per run, as in --config of `run`.")],
+    out: Annotated[Path, typer.Option(help="Where the CSV files go: OUT/RUN/comparison.csv and so on.")],
+    work: Annotated[Path, typer.Option(help="Results folders of the runs.")] = Path("results/studies"),
+    device: Device = None,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Run a study, several runs in one file, and keep its small CSV files.
+
+    Example: `python -m attribench study tasks/toy_study.toml --out results/reference/toy`
+    """
+    from .settings import read_config
+    from .study import keep_views
+
+    codes = []
+    for name, table in read_config(file).items():
+        folder = work / file.stem / name
+        settings = _run_settings({**table, "out": str(folder)}, device=device, cache_dir=cache_dir)
+        codes.append(_execute(_plan(settings, {}, {}, {}), folder, settings["cache_dir"]))
+        keep_views(folder, out / name)
+    raise typer.Exit(max(codes, default=0))
+
+
+@app.command()
 def score(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A results folder that `run` wrote.")],
     cache_dir: CacheDir = None,
@@ -204,20 +235,24 @@ def score(
     from .runner import Plan, select_device
 
     try:
-        stored = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))["plan"]
+        content = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
+        stored, keys = content["plan"], [str(key) for key in content["cells"]]
         for source in stored["plugins"]:
             load_plugin(source)
         plan = Plan(**stored)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"expected a folder that `run` wrote; {run_folder}: {type(error).__name__}: {error}") from error
     select_device(plan.device)
-    raise typer.Exit(_execute(plan, run_folder, cache_dir, rescore=True))
+    if len(keys) != len(plan.cells()):
+        raise UserError(f"expected {len(plan.cells())} cells in {run_folder / 'run.json'}; got {len(keys)}")
+    raise typer.Exit(_execute(plan, run_folder, cache_dir, rescored=keys))
 
 
 @app.command(name="list")
 def list_(
     kind: Annotated[str, typer.Argument(metavar="methods|tasks", help="What to list.")],
     names: Annotated[list[str] | None, typer.Argument(help="Only these, with their options.")] = None,
+    card: Annotated[bool, typer.Option("--card", help="Print the cards of the named tasks instead.")] = False,
     plugin: Plugins = None,
 ) -> None:
     """List the methods or tasks, one line each; with names, also their options."""
@@ -231,6 +266,12 @@ def list_(
         load_plugin(source)
     registry = registries[kind]
     chosen = registry.resolve(names) if names else list(registry)
+    if card:
+        if kind != "tasks" or not names:
+            raise UserError("expected --card with names of tasks, such as `list tasks toy --card`")
+        for name in chosen:
+            typer.echo(registry[name]().card())
+        return
     width = max(len(name) for name in chosen)
     for name in chosen:
         typer.echo(f"{name:<{width}}  {registry[name].summary()}")
@@ -297,7 +338,16 @@ def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app()
+        code = app(standalone_mode=False)
     except UserError as error:
         _say(f"error: {error}")
-        sys.exit(EXIT_BAD_INPUT)
+        code = EXIT_BAD_INPUT
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message())
+        else:
+            _say(f"error: {' '.join(error.format_message().split()).rstrip('.')}. See --help for what is valid.")
+        code = EXIT_BAD_INPUT
+    except (typer.Abort, KeyboardInterrupt):
+        code = EXIT_INTERRUPTED
+    sys.exit(code or 0)

@@ -15,7 +15,7 @@ from torch_geometric.nn import FastRGCNConv
 
 from .errors import UserError
 from .graphs import GraphBatch
-from .integrity import differences, fingerprint
+from .integrity import differences, fingerprint, graphs_digest
 from .method import Attribution, Method, Subject
 from .model import GraphModel
 from .output import GraphClassification
@@ -140,6 +140,7 @@ class MethodContract:
             ("the order of edges does not matter", self.edge_order),
             ("the order of graphs does not matter", self.graph_order),
             ("equal seeds give equal scores", self.determinism),
+            ("the graphs are left as found", self.graphs_left_as_found),
             ("the model is left as found after success", self.left_as_found),
             ("the model is left as found after an error", self.left_as_found_after_error),
         ]
@@ -168,7 +169,7 @@ class MethodContract:
         for graph in range(self.graphs.num_graphs):
             index = torch.tensor([graph])
             alone = self.fitted().attribute(self.graphs.select(index))
-            wrong = _differences(_edges(whole, self.graphs.edges_of(index)), alone)
+            wrong = _differences(whole.select(self.graphs, index), alone)
             if wrong:
                 return f"graph {graph}: {wrong}"
         return None
@@ -184,9 +185,7 @@ class MethodContract:
         """Reverse the graphs."""
         index = torch.arange(self.graphs.num_graphs).flip(0)
         whole = self.fitted().attribute(self.graphs)
-        return _differences(
-            _edges(whole, self.graphs.edges_of(index)), self.fitted().attribute(self.graphs.select(index))
-        )
+        return _differences(whole.select(self.graphs, index), self.fitted().attribute(self.graphs.select(index)))
 
     def determinism(self) -> str | None:
         """Fit and attribute with two new instances, under different states of the global generator."""
@@ -198,6 +197,15 @@ class MethodContract:
             method = self.make(seed=5)
             method.fit()
             return method.attribute(self.graphs)
+
+    def graphs_left_as_found(self) -> str | None:
+        """Compare hashes of all graphs around fit and attribute."""
+        batches = (self.subject.train, self.subject.validation, self.graphs)
+        before = [graphs_digest(batch) for batch in batches]
+        method = self.make()
+        method.fit()
+        method.attribute(self.graphs)
+        return None if [graphs_digest(batch) for batch in batches] == before else "a batch was changed in place"
 
     def left_as_found(self) -> str | None:
         """Compare fingerprints around fit and attribute, with parts of the model in training mode."""
@@ -232,17 +240,30 @@ class MethodContract:
 
 
 def _edges(attribution: Attribution, edges: Tensor) -> Attribution:
-    """Return the scores and hard mask of some edges."""
+    """Return the attribution with its edges in another order."""
     hard = None if attribution.hard_mask is None else attribution.hard_mask[:, edges]
-    return replace(attribution, scores=attribution.scores[:, edges], hard_mask=hard, diagnostics={})
+    return replace(attribution, scores=attribution.scores[:, edges], hard_mask=hard)
 
 
 def _differences(a: Attribution, b: Attribution, tolerance: float = TOLERANCE) -> str | None:
-    gap = float((a.scores - b.scores).abs().max())
-    if gap > tolerance:
-        return f"scores differ by {gap:.3g}; at most {tolerance:g} is allowed"
-    if a.hard_mask is not None and (b.hard_mask is None or not torch.equal(a.hard_mask, b.hard_mask)):
-        return "hard masks differ"
+    """Name the first part of two attributions that differs."""
+    pairs: dict[str, tuple[Tensor | None, Tensor | None]] = {
+        "scores": (a.scores, b.scores),
+        "hard masks": (a.hard_mask, b.hard_mask),
+        "complete graphs": (a.complete, b.complete),
+    }
+    if len(a.baselines or ()) != len(b.baselines or ()) or a.diagnostics.keys() != b.diagnostics.keys():
+        return "one has baselines or diagnostics that the other lacks"
+    mine, other = a.baselines or (), b.baselines or ()
+    pairs |= {f"baselines of layer {k}": pair for k, pair in enumerate(zip(mine, other, strict=True))}
+    pairs |= {f"diagnostics {name}": (a.diagnostics[name], b.diagnostics[name]) for name in a.diagnostics}
+    for name, (x, y) in pairs.items():
+        if (x is None) != (y is None):
+            return f"one has no {name}"
+        if x is not None and y is not None:
+            gap = float((x.double() - y.double()).abs().max())
+            if gap > tolerance:
+                return f"{name} differ by {gap:.3g}; at most {tolerance:g} is allowed"
     return None
 
 
@@ -307,6 +328,8 @@ class TaskContract:
             return "another data seed gave the same data"
         if not _same_data(base, self.build(TaskSeeds(0, 1))):
             return "another model seed gave other data"
+        if _same_model(base, self.build(TaskSeeds(0, 1))):
+            return "another model seed gave the same model"
         return None
 
     def keys(self) -> str | None:

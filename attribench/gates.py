@@ -100,6 +100,7 @@ class Gates:
         self.model = model
         self.forward_passes = 0
         self._pass: _Pass | None = None
+        self._encoding = False
         self._layers: list[MessagePassing] = []
         self._handles: list[Any] = []
         self._training: dict[nn.Module, bool] = {}
@@ -155,9 +156,12 @@ class Gates:
         own: list[Tensor] = []
         handles = [m.register_forward_hook(lambda *args: own.append(args[2])) for m in self.model.gate_modules()]
         try:
+            self._encoding = True
             state = self.model.encode(graphs)
+            self._encoding = False
             logits = self._run(current, state)
         finally:
+            self._encoding = False
             for handle in handles:
                 handle.remove()
         if not current.calls:
@@ -185,6 +189,11 @@ class Gates:
 
     def _on_propagate(self, layer: MessagePassing, inputs: tuple[Any, ...]) -> None:
         current = self._pass
+        if self._encoding:
+            raise UnsupportedModelError(
+                f"expected no message before decode(); {type(layer).__name__} sends some in encode(), where no gate "
+                "can reach them: move it to decode()"
+            )
         if current is None:
             return
         if current.recording is None:

@@ -36,6 +36,14 @@ def fingerprint(model: GraphModel, graphs: GraphBatch) -> dict[str, Any]:
     }
 
 
+def graphs_digest(graphs: GraphBatch) -> str:
+    """Return a hash of every tensor of a batch."""
+    tensors = [graphs.edge_index, graphs.node_ptr, graphs.edge_ptr, graphs.graph_key, graphs.edge_key]
+    for level in (graphs.node, graphs.edge, graphs.graph):
+        tensors += [level[name] for name in sorted(level)]
+    return hashlib.sha256("".join(map(_digest, tensors)).encode()).hexdigest()
+
+
 def differences(before: dict[str, Any], after: dict[str, Any], tolerance: float = 0.0) -> list[str]:
     """Name what differs between two fingerprints; logits may differ by ``tolerance`` (0 on the CPU)."""
     found = [key for key in before if key != "logits" and before[key] != after[key]]

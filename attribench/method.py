@@ -98,6 +98,12 @@ class Attribution:
             if value.shape != (graphs.num_graphs,):
                 raise ValueError(f"expected {name!r} of shape ({graphs.num_graphs},); got {tuple(value.shape)}")
 
+        for k, baseline in enumerate(self.baselines or ()):
+            if baseline.dim() not in (1, 2) or (baseline.dim() == 2 and len(baseline) != graphs.num_graphs):
+                raise ValueError(
+                    f"expected baseline {k} of shape (D,) or ({graphs.num_graphs}, D); got {tuple(baseline.shape)}"
+                )
+
     def select(self, graphs: GraphBatch, index: Tensor) -> Attribution:
         """Return the attribution of the graphs ``index`` of the batch that this one explains."""
         edges = graphs.edges_of(index)
@@ -176,7 +182,7 @@ class Method(ABC):
     @classmethod
     def summary(cls) -> str:
         """Return the first line of the docstring."""
-        return (cls.__doc__ or "").strip().splitlines()[0]
+        return next(iter((cls.__doc__ or "").strip().splitlines()), "(no docstring)")
 
     @classmethod
     def supports(cls, subject: Subject) -> str | None:

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from .errors import UserError
 from .method import Method
+from .seeds import derive
 from .settings import split_names
 from .task import Task
 
@@ -107,7 +108,7 @@ def load_plugin(source: str) -> None:
     path = Path(source)
     try:
         if path.suffix == ".py":
-            name = f"attribench_plugin_{path.stem}"
+            name = f"attribench_plugin_{path.stem}_{derive(str(path.resolve())):x}"
             spec = importlib.util.spec_from_file_location(name, path)
             if spec is None or spec.loader is None or not path.is_file():
                 raise UserError(f"expected a plugin file; found none at {source!r}: check the path")
@@ -118,5 +119,5 @@ def load_plugin(source: str) -> None:
             importlib.import_module(source)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"expected an importable plugin; {source!r} raised {type(error).__name__}: {error}") from error

@@ -98,8 +98,7 @@ class Report:
         frame = _sorted(pd.DataFrame(rows))
         problems = zip(frame["task"], frame["data_seed"], frame["model_seed"], strict=True)
         frame["gold_confirmed"] = [self._confirmed.get(problem) for problem in problems]
-        columns = [c for c in SCORE_COLUMNS if c in frame] + [c for c in frame if c not in SCORE_COLUMNS]
-        return frame[columns]
+        return frame.reindex(columns=[*SCORE_COLUMNS, *(c for c in frame if c not in SCORE_COLUMNS)])
 
     def per_graph(self) -> pd.DataFrame:
         """Return one row per cell or control and test graph."""
@@ -267,8 +266,10 @@ def _remarks(report: Report) -> list[str]:
     """Say which models were explained, whether the gold holds for them, and which cells did not end well."""
     lines = []
     for task, rows in report.tasks().groupby("task", sort=False) if report.problems else []:
-        figures = rows.select_dtypes("number").drop(columns=["data_seed", "model_seed", "epochs"], errors="ignore")
-        parts = ", ".join(f"{name} {value:.3f}" for name, value in figures.min().items())
+        named = ("data_seed", "model_seed", "epochs")
+        hidden = [c for c in rows if c in named or str(c).endswith(("_changed", "_messages"))]
+        figures = rows.select_dtypes("number").drop(columns=hidden, errors="ignore")
+        parts = ", ".join(f"{name} {value:.3f}" for name, value in figures.min().dropna().items())
         confirmed = rows["gold_confirmed"].dropna()
         audited = f"gold confirmed for {int(confirmed.sum())} of {len(confirmed)} models"
         verdict = audited if len(confirmed) else "no audit of a gold standard"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import subprocess
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 
 from .costs import PeakMemory, Stopwatch
 from .errors import Infeasible, UserError
-from .integrity import differences, fingerprint, shuffled
+from .gates import UnsupportedModelError
+from .integrity import differences, fingerprint, graphs_digest, shuffled
 from .method import Attribution, Method
 from .progress import Progress
 from .registry import METHODS, TASKS
@@ -23,6 +25,8 @@ from .seeds import derive
 from .settings import Overrides, as_dict, make_config, variant_options
 from .store import COMPUTING, SCORING, CellStore, ModelCache, digest, harness_digest, library_versions, plugin_digest
 from .task import Problem, TaskSeeds, Workshop, build_problem
+
+logger = logging.getLogger(__name__)
 
 FINISHED = ("ok", "partial", "skipped", "infeasible")
 """Statuses that are not run again."""
@@ -73,6 +77,11 @@ class Plan:
 
     def __post_init__(self) -> None:
         named = [name.partition("[")[0] for name in (*self.tasks, *self.methods)]
+        both = {n.partition("[")[0] for n in self.tasks} & {n.partition("[")[0] for n in self.methods}
+        if both:
+            raise UserError(
+                f"expected different names for methods and tasks; got {', '.join(both)} as both: rename one"
+            )
         for name in self.options:
             if name not in named:
                 raise UserError(
@@ -178,31 +187,43 @@ class Runner:
         for cell in self.progress.cells(self.plan.cells(), lambda c: f"{c.task} · {c.method} · seed {c.data_seed}"):
             yield self.result(cell)
 
-    def rescore(self) -> Iterator[Result]:
-        """Yield every cell's result with its scores computed anew; no method is run.
+    def rescore(self, keys: Sequence[str | None]) -> Iterator[Result]:
+        """Yield the results of the plan's cells from the records ``keys``, scored anew; no method is run.
 
-        Raises:
-            UserError: when a cell of the plan has no stored attributions.
+        Cells without a record, of an interrupted run, are left out.
         """
-        for cell in self.progress.cells(self.plan.cells(), lambda c: f"scoring {c.task} · {c.method}"):
-            if self.store.record(digest(self.cell_content(cell))) is None:
-                raise UserError(
-                    f"expected stored attributions of {cell.task} · {cell.method} · seed {cell.data_seed}; found none "
-                    "for the present code and versions: repeat the `run` command"
-                )
-            yield self.result(cell, rescore=True)
+        pairs = list(zip(self.plan.cells(), keys, strict=True))
+        for cell, key in self.progress.cells(pairs, lambda pair: f"scoring {pair[0].task} · {pair[0].method}"):
+            record = self.store.record(key) if key else None
+            if key and record:
+                yield self._scored(cell, key, record, rescore=True)
 
-    def result(self, cell: Cell, *, rescore: bool = False) -> Result:
-        """Return a cell's result: from the store where it is finished, else by running it."""
+    def keys(self) -> list[str]:
+        """Return the keys of the plan's cells."""
+        return [digest(self.cell_content(cell)) for cell in self.plan.cells()]
+
+    def result(self, cell: Cell) -> Result:
+        """Return a cell's result: from the store where it is finished and readable, else by running it."""
         content = self.cell_content(cell)
         key = digest(content)
         record = self.store.record(key)
-        if record is None or record.get("status") not in FINISHED:
-            record = self._execute(cell, content, key)
-        rows: list[Scores] = []
-        if record["status"] in ("ok", "partial"):
-            rows = self._scores(cell, key, record, rescore)
-        return Result(cell, record, rows)
+        if record is not None and record.get("status") in FINISHED:
+            result = self._scored(cell, key, record)
+            if result.record["status"] != "failed":
+                return result
+            logger.warning("the record of %s · %s cannot be used (%s)", cell.task, cell.method, result.record["reason"])
+        return self._scored(cell, key, self._execute(cell, content, key))
+
+    def _scored(self, cell: Cell, key: str, record: dict[str, Any], *, rescore: bool = False) -> Result:
+        """Return a record with its scores; where they cannot be computed the cell has failed."""
+        if record["status"] not in ("ok", "partial"):
+            return Result(cell, record, [])
+        try:
+            return Result(cell, record, self._scores(cell, key, record, rescore))
+        except Exception as error:
+            self._built = None
+            logger.debug("scoring failed", exc_info=True)
+            return Result(cell, {**record, "status": "failed", "reason": f"scoring: {_first_line(error)}"}, [])
 
     def _execute(self, cell: Cell, content: dict[str, Any], key: str) -> dict[str, Any]:
         """Run one cell and store its record, whatever happens."""
@@ -231,9 +252,12 @@ class Runner:
                 status, reason = "skipped", unsupported
         except Infeasible as error:
             status, reason = "infeasible", str(error)
+        except UnsupportedModelError as error:
+            status, reason = "skipped", str(error)
         except Exception as error:
-            status, reason = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
+            status, reason = "failed", _first_line(error)
             log = traceback.format_exc()
+            self._built = None  # whatever the method did to the model or the graphs, the next one gets new ones
         record = {
             "status": status,
             "reason": reason,
@@ -254,6 +278,7 @@ class Runner:
         """
         graphs = {name: problem.splits[name].graphs for name in ("validation", "test")}
         before = fingerprint(problem.model, graphs["validation"])
+        data_before = [graphs_digest(split.graphs) for split in problem.splits.values()]
         attributions: dict[str, Attribution] = {}
         with PeakMemory(self.device) as memory, torch.random.fork_rng(devices=_cuda_devices(self.device)):
             torch.manual_seed(method.seed)
@@ -276,6 +301,8 @@ class Runner:
         costs["seconds_per_explanation"] = costs["test_seconds"] / max(1, graphs["test"].num_graphs)
         costs["peak_memory_mib"] = memory.mebibytes
         tolerance = CUDA_TOLERANCE if self.device.type == "cuda" else 0.0
+        if [graphs_digest(split.graphs) for split in problem.splits.values()] != data_before:
+            raise RuntimeError(f"expected the graphs to be left as found; {method.name} changed them in place")
         changed = differences(before, fingerprint(problem.model, graphs["validation"]), tolerance)
         if changed:
             raise RuntimeError(
@@ -331,9 +358,9 @@ class Runner:
             return rows
         return [Scores(**row) for row in stored]
 
-    def problem_results(self) -> Iterator[ProblemResult]:
-        """Yield every problem's figures and controls; a problem that cannot be built has none (its cells say why)."""
-        for task, data_seed, model_seed in dict.fromkeys(cell.problem for cell in self.plan.cells()):
+    def problem_results(self, results: Sequence[Result]) -> Iterator[ProblemResult]:
+        """Yield figures and controls of the problems of ``results``; one that cannot be built has none."""
+        for task, data_seed, model_seed in dict.fromkeys(result.cell.problem for result in results):
             content = self.problem_content(task, data_seed, model_seed)
             key = "problem-" + digest(content)
             score_key = digest({"harness": harness_digest(SCORING), "problem": key})
@@ -350,7 +377,8 @@ class Runner:
     def _score_problem(self, problem: Problem) -> dict[str, Any]:
         with Judge(problem) as judge:
             rows, ablations = judge.problem_controls(), judge.ablations()
-        figures = {**problem.figures, "gold_confirmed": problem.gold_confirmed}
+            empty = judge.predicted_without_messages()
+        figures = {**problem.figures, "gold_confirmed": problem.gold_confirmed, **empty}
         return {"figures": figures, "ablations": ablations, "rows": [dataclasses.asdict(row) for row in rows]}
 
 
@@ -373,6 +401,10 @@ def _name_unfinished(row: Scores, complete: torch.Tensor) -> None:
     row.per_graph = {name: [*values, *[None] * len(unfinished)] for name, values in row.per_graph.items()}
     row.per_graph["graph"] = [*complete.nonzero()[:, 0].tolist(), *unfinished]
     row.per_graph["complete"] = [*[True] * (len(complete) - len(unfinished)), *[False] * len(unfinished)]
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _device_name(device: torch.device) -> str:

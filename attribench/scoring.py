@@ -134,8 +134,9 @@ class Judge:
         if "randomised" in attributions:
             figures["randomisation_correlation"] = self._correlation(values, attributions["randomised"])
         for key, diagnostic in test.diagnostics.items():
-            per_graph[key] = _floats(diagnostic)
-            figures[key] = float(diagnostic.double().mean())
+            # Prefixed, so that no method can write a figure of the harness's.
+            per_graph[f"diagnostic_{key}"] = _floats(diagnostic)
+            figures[f"diagnostic_{key}"] = float(diagnostic.double().mean())
         return Scores(name, kind, figures, per_graph, self._score_layers(values, mask))
 
     def controls(self, name: str, attributions: dict[str, Attribution], seed: int) -> list[Scores]:
@@ -166,6 +167,14 @@ class Judge:
             scores = mask.to(self.recordings["test"].logits.dtype)
             rows.append(self.score("gold", {"test": Attribution(scores, hard_mask=mask)}, "control", "gold"))
         return rows
+
+    @torch.no_grad()
+    def predicted_without_messages(self) -> dict[str, float]:
+        """Return the share of test graphs in each class when every message is dropped."""
+        recording = self.recordings["test"]
+        classes = self.problem.output.classes(recording.forward(recording.ones() * 0))
+        counts = torch.bincount(classes, minlength=2).double() / max(1, len(classes))
+        return {f"predicted_{k}_without_messages": float(share) for k, share in enumerate(counts)}
 
     @torch.no_grad()
     def ablations(self) -> list[float]:
@@ -212,6 +221,10 @@ class Judge:
         figures.update(zip(names, _micro(mask, mask & gold, gold), strict=True))
         figures.update({f"{name}_macro": float(row.mean()) for name, row in zip(names, rows, strict=True)})
         figures.update(_soft(values, gold))
+        if figures["threshold"] is not None:  # how much the choice matters; no choice is made from these
+            for t in THRESHOLDS:
+                open_ = threshold(values, t)
+                figures[f"f1_at_threshold_{t:g}"] = _micro(open_, open_ & gold, gold)[2]
         for label in np.unique(classes):
             totals = [np.asarray(count[classes == label].sum()) for count in counts]
             triple = precision_recall_f1(*totals)

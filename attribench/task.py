@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -125,7 +127,11 @@ class Task(ABC):
     @classmethod
     def summary(cls) -> str:
         """Return the first line of the docstring."""
-        return (cls.__doc__ or "").strip().splitlines()[0]
+        return next(iter((cls.__doc__ or "").strip().splitlines()), "(no docstring)")
+
+    def card(self) -> str:
+        """Return the task's card in Markdown: what is known about its data, its models and its figures."""
+        return inspect.getdoc(sys.modules[type(self).__module__]) or self.summary()
 
     def published(self) -> Mapping[str, Mapping[str, float]]:
         """Return published figures for this configuration: method -> metric -> value in [0, 1]."""

@@ -24,6 +24,7 @@ from attribench.noise import EdgeNoise
 from attribench.output import GraphClassification
 from attribench.registry import TASKS
 from attribench.seeds import derive, generator
+from attribench.study import render_card
 from attribench.task import SPLITS, Problem, Split, Task, TaskSeeds, Workshop
 from attribench.training import accuracy, train_classifier
 
@@ -39,7 +40,7 @@ TABLE_1 = {
     "graphmask-nonamortized": {"precision": 0.967, "recall": 0.262, "f1": 0.412},
     "graphmask": {"precision": 0.988, "recall": 1.0, "f1": 0.994},
 }
-TABLE_1_SETTINGS = ("colours", "min_leaves", "max_leaves", "layers", "width", "hidden")
+TABLE_1_SETTINGS = ("colours", "min_leaves", "max_leaves", "positive_share", "layers", "width", "hidden")
 
 
 @config
@@ -53,6 +54,7 @@ class ToyConfig:
     validation: int = Field(500, ge=1, description="validation graphs")
     test: int = Field(500, ge=1, description="test graphs")
     layers: int = Field(1, ge=1, description="R-GCN layers; above 1 they have residual connections")
+    positive_share: float | None = Field(None, gt=0, lt=1, description="share of label 1; None leaves it to chance")
     width: int = Field(50, ge=1, description="width of the R-GCN states")
     hidden: int = Field(100, ge=1, description="width of the MLPs' hidden layers")
     learning_rate: float = Field(1e-3, gt=0, description="Adam")
@@ -130,6 +132,10 @@ class Toy(Task):
         same = all(getattr(self.config, name) == getattr(paper, name) for name in TABLE_1_SETTINGS)
         return TABLE_1 if same else {}
 
+    def card(self) -> str:
+        """Return what the reference study found about the paper's conclusions."""
+        return render_card("toy")
+
     def build(self, seeds: TaskSeeds, workshop: Workshop) -> Problem:
         """Draw the stars, train the model, and audit the gold."""
         config = self.config
@@ -150,15 +156,34 @@ class Toy(Task):
             ),
         )
         model.eval()
-        figures = {**figures, "test": accuracy(model, splits["test"]), **audit(model, splits["test"], config)}
+        accuracies, changed = audit(model, splits["test"], config)
+        figures = {**figures, "test": accuracy(model, splits["test"]), **accuracies, **changed}
         colours = tuple(f"colour {c}" for c in range(config.colours))
-        confirmed = min(value for name, value in figures.items() if name != "epochs") >= AUDIT_LEVEL
+        confirmed = min(figures["test"], *accuracies.values()) >= AUDIT_LEVEL and min(changed.values()) > 0
         return Problem(model, GraphClassification(), splits, colours, figures, confirmed)
 
 
 def make_split(config: ToyConfig, count: int, data_seed: int, name: str) -> Split:
-    """Draw ``count`` stars: leaves, colours and queries uniformly, x other than y."""
+    """Draw ``count`` stars: leaves, colours and queries uniformly, x other than y.
+
+    With ``positive_share``, stars are drawn until there are enough of each label, and the surplus is left out.
+    """
     draw = generator("toy", "data", data_seed, name)
+    if config.positive_share is None:
+        graphs = draw_stars(config, count, draw)
+    else:
+        positive = round(count * config.positive_share)
+        pool, wanted = draw_stars(config, 4 * count, draw), {1: positive, 0: count - positive}
+        index = [(label(pool) == value).nonzero()[:number, 0] for value, number in wanted.items()]
+        if sum(map(len, index)) < count:
+            raise UserError(f"expected toy.positive_share nearer to chance; got {config.positive_share}: too few stars")
+        graphs = pool.select(torch.cat(index)[torch.randperm(count, generator=draw)])
+    graphs = replace(graphs, graph_key=named_keys(count, f"toy {name}"))
+    return Split(graphs, label(graphs), gold(graphs)[None])
+
+
+def draw_stars(config: ToyConfig, count: int, draw: torch.Generator) -> GraphBatch:
+    """Draw stars from a generator."""
     leaves = torch.randint(config.min_leaves, config.max_leaves + 1, (count,), generator=draw)
     x = torch.randint(config.colours, (count,), generator=draw)
     y = (x + torch.randint(1, config.colours, (count,), generator=draw)) % config.colours
@@ -168,17 +193,16 @@ def make_split(config: ToyConfig, count: int, data_seed: int, name: str) -> Spli
     position = torch.arange(int(edge_ptr[-1])) - edge_ptr[star]
     query = torch.stack([x, y], dim=1)
     one_hot = F.one_hot(query, config.colours).flatten(1).to(torch.get_default_dtype())
-    graphs = GraphBatch(
+    return GraphBatch(
         edge_index=torch.stack([node_ptr[star] + 1 + position, node_ptr[star]]),
         node_ptr=node_ptr,
         edge_ptr=edge_ptr,
-        graph_key=named_keys(count, f"toy {name}"),
+        graph_key=torch.arange(count),
         edge_key=position,
         node={"x": torch.repeat_interleave(one_hot, leaves + 1, dim=0)},
         edge={"edge_type": torch.randint(config.colours, (len(star),), generator=draw)},
         graph={"query": query},
     )
-    return Split(graphs, label(graphs), gold(graphs)[None])
 
 
 def gold(graphs: GraphBatch) -> Tensor:
@@ -194,8 +218,11 @@ def label(graphs: GraphBatch) -> Tensor:
     return (x > y).long()
 
 
-def audit(model: GraphModel, split: Split, config: ToyConfig) -> dict[str, float]:
+def audit(model: GraphModel, split: Split, config: ToyConfig) -> tuple[dict[str, float], dict[str, float]]:
     """Return, for four interventions, the share of graphs whose prediction is the recomputed label.
+
+    Also return the share of graphs that each intervention changed: one that changes none (with three colours there is
+    but one outside the query) says nothing, and the gold is not confirmed.
 
     Recolouring is drawn uniformly from the colours outside the query (other edges) or from all colours (gold edges).
     Removal drops a random number of edges of one kind, down to the fewest leaves seen in training.
@@ -217,7 +244,16 @@ def audit(model: GraphModel, split: Split, config: ToyConfig) -> dict[str, float
         "remove_other": graphs.keep_edges(~_removable(graphs, ~is_gold, noise, config.min_leaves)),
         "remove_gold": graphs.keep_edges(~_removable(graphs, is_gold, noise, config.min_leaves)),
     }
-    return {f"audit_{name}": accuracy(model, Split(variant, label(variant))) for name, variant in variants.items()}
+    accuracies = {f"audit_{name}": accuracy(model, Split(x, label(x))) for name, x in variants.items()}
+    return accuracies, {f"audit_{name}_changed": _changed(graphs, x) for name, x in variants.items()}
+
+
+def _changed(before: GraphBatch, after: GraphBatch) -> float:
+    """Return the share of stars that have other edges or colours."""
+    fewer = before.num_edges_per_graph != after.num_edges_per_graph
+    if not bool(fewer.any()) and before.num_edges == after.num_edges:
+        fewer = before.sum_per_graph((before["edge_type"] != after["edge_type"]).long()) > 0
+    return float(fewer.double().mean())
 
 
 def _colours_outside(query: Tensor, colours: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attribench.registry import TASKS
+from attribench.task import Task
 
 from .toy import RGCNLayer, Toy, ToyModel
 
@@ -54,6 +55,10 @@ class ToyGated(Toy):
 
     name = "toy-gated"
     model = GatedToyModel
+
+    def card(self) -> str:
+        """Return the docstring; the study is of the toy."""
+        return Task.card(self)
 
     def published(self) -> dict[str, dict[str, float]]:
         """Return nothing: the paper has no such experiment."""

@@ -99,7 +99,9 @@ def test_run_writes_every_file(finished: Path) -> None:
     score = methods.query("method == 'integrated-gradients' and data_seed == 1").iloc[0]
     assert score["precision"] == pytest.approx(mine["true_positive"].sum() / mine["retained"].sum(), abs=1e-5)
     assert score["unchanged_own"] == pytest.approx(mine["unchanged_own"].mean(), abs=1e-5)
-    assert score["completeness_error"] == pytest.approx(mine["completeness_error"].mean(), rel=1e-4)
+    assert score["diagnostic_completeness_error"] == pytest.approx(
+        mine["diagnostic_completeness_error"].mean(), rel=1e-4
+    )
     layers, costs, tasks = (pd.read_csv(run / f"{name}.csv") for name in ("layers", "costs", "tasks"))
     assert set(layers["layer"]) == {0}
     assert (layers["metric_without_layer"] < 1).all()
@@ -223,6 +225,13 @@ def test_options_from_a_file_with_the_command_line_on_top(cli: Cli, tmp_path: Pa
     ("arguments", "words"),
     [
         (["run", "--methods", "grafmask"], ["expected a method among", "got 'grafmask'", "Did you mean 'graphmask'"]),
+        (["run", "--seeds", "0"], ["'--seeds'", "greater than or equal to 1"]),
+        (["run", "--bogus"], ["--bogus"]),
+        (["score"], ["RUN"]),
+        (["run", "--config", "listed.toml"], ["expected a list for methods in [run]", "[3]"]),
+        (["run", "--plugin", "leaves.py"], ["expected an importable plugin", "SystemExit"]),
+        (["run", "--methods", "gnnexplainer[steps=3"], ["expected a variant such as", "close the bracket"]),
+        (["run", "--methods", "gnnexplainer[steps=0]"], ["gnnexplainer.steps", "greater than or equal to 1"]),
         (["run", "--task", "toyy"], ["expected a task among", "Did you mean 'toy'"]),
         (["run", "--methods", ","], ["expected at least one method"]),
         (["run", "--set", "toy.colours"], ["expected --set PLUGIN.OPTION=VALUE", "'toy.colours'"]),
@@ -248,6 +257,8 @@ def test_options_from_a_file_with_the_command_line_on_top(cli: Cli, tmp_path: Pa
 def test_bad_input_is_one_clear_line(cli: Cli, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
     (tmp_path / "bad.toml").write_text("[run\n")
     (tmp_path / "unknown.toml").write_text("[run]\nsedes = 3\n")
+    (tmp_path / "listed.toml").write_text("[run]\nmethods = [3]\n")
+    (tmp_path / "leaves.py").write_text("raise SystemExit(3)\n")
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "broken.py").write_text("1 / 0\n")
     before = sorted(tmp_path.rglob("*"))
@@ -258,6 +269,88 @@ def test_bad_input_is_one_clear_line(cli: Cli, tmp_path: Path, arguments: list[s
     assert err.startswith("error: ")
     assert all(word in err for word in words)
     assert [path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in str(path)] == before
+
+
+def test_ctrl_c_asks_for_no_further_model(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Method, graphs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(METHODS["gnnexplainer"], "attribute", interrupt)
+    arguments = ["--methods", "integrated-gradients,gnnexplainer", "--seeds", "3", "--out", "r", "--cache-dir", "c"]
+    assert cli("run", *SMALL, *arguments)[0] == 130
+    assert len(list(Path("c/models").iterdir())) == 1
+
+
+PLUGIN = """
+import torch
+from attribench.method import Attribution, Method
+from attribench.registry import METHODS
+
+class Base(Method):
+    def attribute(self, graphs):
+        return Attribution(torch.zeros(1, graphs.num_edges), **self.extra(graphs))
+
+@METHODS.register
+class Forger(Base):
+    name = "forger"
+    def extra(self, graphs):
+        return {"diagnostics": {"f1": torch.ones(graphs.num_graphs)}}
+
+@METHODS.register
+class Mutator(Base):
+    name = "a-mutator"
+    def extra(self, graphs):
+        graphs.edge["edge_type"].zero_()
+        return {}
+
+@METHODS.register
+class WrongBaseline(Base):
+    name = "a-wrong-baseline"
+    def extra(self, graphs):
+        return {"baselines": (torch.zeros(3),)}
+"""
+
+
+def test_a_bad_method_harms_itself_alone(copy: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(METHODS)
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    Path("bad.py").write_text(PLUGIN)
+    names = "a-wrong-baseline,a-mutator,forger,integrated-gradients"
+    small = [*SMALL, "--seeds", "2", "--cache-dir", str(copy / "c"), "--out", "bad"]
+    assert cli("run", "--plugin", "bad.py", "--methods", names, *small)[0] == 1
+    scores = pd.read_csv("bad/scores.csv").set_index("method")
+    assert set(scores["status"]["a-mutator"]) == {"failed"}
+    assert "changed them in place" in scores["reason"]["a-mutator"].iloc[0]
+    assert set(scores["status"]["a-wrong-baseline"]) == {"failed"}
+    assert set(scores["f1"]["forger"]) == {0}
+    clean = pd.read_csv(copy / "r" / "scores.csv").set_index("method")
+    assert list(scores["f1"]["integrated-gradients"]) == list(clean["f1"]["integrated-gradients"])
+
+
+def test_score_runs_no_failed_cell_and_keeps_the_provenance(
+    copy: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Method, graphs: object) -> None:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(METHODS["gnnexplainer"], "attribute", fail)
+    cli(*again(copy, "--set", "gnnexplainer.steps=31"))
+    monkeypatch.undo()
+    monkeypatch.setenv("COLUMNS", "120")
+    before = (copy / "r" / "run.json").read_bytes()
+    assert cli("score", str(copy / "r"), "--cache-dir", str(copy / "c"))[0] == 1
+    assert (copy / "r" / "run.json").read_bytes() == before
+    assert set(pd.read_csv(copy / "r" / "scores.csv").query("method == 'gnnexplainer'")["status"]) == {"failed"}
+
+
+def test_a_damaged_record_is_run_again(copy: Path, cli: Cli) -> None:
+    before = (copy / "r" / "scores.csv").read_bytes()
+    for path in (copy / "r" / "cells").glob("*/*.npz"):
+        path.write_bytes(b"PK not really")
+    for path in (copy / "r").rglob("scores.*"):
+        path.unlink()
+    assert cli(*again(copy))[0] == 0
+    assert (copy / "r" / "scores.csv").read_bytes() == before
 
 
 def test_published_figures_stand_beside_the_papers_settings_alone() -> None:
@@ -275,7 +368,7 @@ def test_list_and_check(cli: Cli) -> None:
     assert "toy.colours=6 (>= 3)" in out
     code, out, _ = cli("check", "integrated-gradients")
     assert code == 0
-    assert out.count("ok ") == 14
+    assert out.count("ok ") == 16
 
 
 def test_check_says_what_is_wrong(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

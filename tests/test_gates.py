@@ -412,7 +412,7 @@ REFUSED: dict[str, tuple[GraphModel, GraphBatch, str]] = {
     "more edges": (Edgy(_conv(), lambda e: torch.cat([e, e[:, :1]], 1)), GRAPHS, "other edges than the batch's"),
     "stacked messages": (Edgy(ARMAConv(W, W), lambda e: e), GRAPHS, r"messages of shape \(1, 17, 4\)"),
     "integer states": (Unrecorded(), GRAPHS, "floating-point node states"),
-    "messages in the encoder": (EncodesMessages(_conv(), lambda e: e), GRAPHS, "at least one message-passing call"),
+    "messages in the encoder": (EncodesMessages(_conv(), lambda e: e), GRAPHS, "no message before decode"),
     **{
         f"{layer.__name__} loop at {position}": (Edgy(layer(W, W), lambda e: e), with_loop(position), "self-loops")
         for layer in (GCNConv, GATConv)

@@ -154,19 +154,19 @@ def test_scores_against_the_model_by_hand() -> None:
     assert scores.per_graph["unchanged_own"] == [True, True, True, True]
     assert scores.per_graph["unchanged_zero"] == [True, False, False, True]
     assert scores.per_graph["divergence_zero"] == pytest.approx([kl(2, 1), kl(-1, 1), kl(1, 0), kl(-1, 0)])
-    assert scores.per_graph["steps"] == [0, 1, 2, 3]
+    assert scores.per_graph["diagnostic_steps"] == [0, 1, 2, 3]
     expected = {
         **{"unchanged_own": 1, "unchanged_own_predicted_0": 1, "unchanged_own_predicted_1": 1},
         **{"unchanged_zero": 1 / 2, "unchanged_zero_predicted_0": 1 / 2, "unchanged_zero_predicted_1": 1 / 2},
         **{"divergence_own": mean_kl(*own), "divergence_zero": mean_kl(*zero)},
-        **{"metric_own": 3 / 4, "metric_zero": 1 / 4, "steps": 1.5},
+        **{"metric_own": 3 / 4, "metric_zero": 1 / 4, "diagnostic_steps": 1.5},
         **{"unchanged_own_at_0.1": 1, "divergence_own_at_0.1": mean_kl(2 + 2, 1 - 8, 2 + 3, -1)},
         **{"unchanged_zero_at_0.1": 3 / 4, "divergence_zero_at_0.1": mean_kl(2, 1, 2, -1)},
         **{"unchanged_own_at_0.5": 1, "divergence_own_at_0.5": mean_kl(1 + 1, 1 - 8, -1 + 2, -1)},
         **{"unchanged_zero_at_0.5": 1 / 2, "divergence_zero_at_0.5": mean_kl(1, 1, -1, -1)},
     }
     assert {name: scores.figures[name] for name in expected} == pytest.approx(expected)
-    assert {name for name in scores.figures if "_at_" in name} == {
+    assert {name for name in scores.figures if "_at_0" in name} == {
         f"{figure}_{which}_at_{share}"
         for figure in ("unchanged", "divergence")
         for which in ("own", "zero")

@@ -1,0 +1,68 @@
+"""Studies: the CSV files that are kept as reference results, and cards that are written from them."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from .store import write_atomically
+
+KEPT = ("comparison", "scores", "tasks")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def keep_views(folder: Path, out: Path) -> None:
+    """Copy the small CSV files of a run's folder."""
+    for name in KEPT:
+        write_atomically(out / f"{name}.csv", partial(shutil.copyfile, folder / f"{name}.csv"))
+
+
+class Reference:
+    """The reference results of a study, for a card's template."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tables: dict[tuple[str, str], pd.DataFrame] = {}
+
+    def table(self, run: str, view: str = "comparison") -> pd.DataFrame:
+        """Return a view of a run."""
+        if (run, view) not in self._tables:
+            self._tables[run, view] = pd.read_csv(self.folder / run / f"{view}.csv")
+        return self._tables[run, view]
+
+    def value(self, run: str, method: str, figure: str, task: str | None = None) -> float:
+        """Return a figure of one row of a comparison."""
+        table = self.table(run)
+        rows = table[(table["method"] == method) & ((table["task"] == task) | (task is None))]
+        return float(rows[figure].iloc[0])
+
+    def mean(self, run: str, method: str, figure: str, task: str | None = None) -> float:
+        """Return the mean over cells of a figure of the scores."""
+        table = self.table(run, "scores")
+        rows = table[(table["method"] == method) & ((table["task"] == task) | (task is None))]
+        return float(rows[figure].mean())
+
+    def variants(self, run: str, method: str) -> list[str]:
+        """Return a method and its variants, in the order of the table."""
+        names = self.table(run)["method"]
+        return [str(name) for name in names if str(name).partition("[")[0] == method]
+
+
+def render_card(task: str) -> str:
+    """Render ``tasks/<task>_card.md.j2`` with the results under ``results/reference/<task>``."""
+    folder = ROOT / "results" / "reference" / task
+    if not folder.is_dir():
+        return f"The reference results of {task!r} are not here: they are part of the repository, not of the package."
+    environment = Environment(loader=FileSystemLoader(ROOT / "tasks"), undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["percent"] = _percent
+    template = environment.get_template(f"{task}_card.md.j2")
+    return template.render(reference=Reference(folder))
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * float(value):.1f}"
