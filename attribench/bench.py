@@ -40,6 +40,8 @@ def run_bench(
     bench = Bench(problem, num_graphs, device)
     rows: list[dict[str, Any]] = []
     for name in methods:
+        if "[" in name:
+            raise UserError(f"expected methods without options; bench times the defaults; got {name!r}")
         reason = METHODS[name].supports(bench.subject)
         if reason is not None:
             console.print(f"{name}: not timed: {reason}")

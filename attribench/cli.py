@@ -14,7 +14,7 @@ from rich.console import Console
 from .errors import UserError
 
 if TYPE_CHECKING:
-    from .runner import Plan
+    from .plan import Plan
 
 app = typer.Typer(
     help="Find out which attribution method for graph neural networks tells the truth about a model.",
@@ -70,7 +70,7 @@ def run(
 
     Finished cells are kept and not run again: the same command continues where it was stopped.
 
-    Exit code: 0 when every cell is ok or skipped for a stated reason, 1 when one is not, 2 for bad input.
+    Exit code: 0 when every cell is ok, partial or skipped for a stated reason, 1 when one is not, 2 for bad input.
 
     Example: `python -m attribench run --methods all --task toy --seeds 5`
     """
@@ -113,8 +113,8 @@ def _run_settings(table: dict[str, Any], **given: Any) -> dict[str, Any]:
 
 
 def _plan(settings: dict[str, Any], file: dict[str, Any], options: dict[str, Any], named: dict[str, Any]) -> Plan:
+    from .plan import Plan, select_device
     from .registry import METHODS, TASKS, load_plugin
-    from .runner import Plan, select_device
 
     for source in settings["plugin"]:
         load_plugin(source)
@@ -183,7 +183,7 @@ def _provenance(plan: Plan) -> dict[str, Any]:
     import torch
 
     from . import __version__
-    from .runner import git_commit
+    from .plan import git_commit
     from .settings import as_dict
     from .store import library_versions
 
@@ -231,8 +231,8 @@ def score(
     cache_dir: CacheDir = None,
 ) -> None:
     """Score a run's stored attributions again, without running a method."""
+    from .plan import Plan, select_device
     from .registry import load_plugin
-    from .runner import Plan, select_device
 
     try:
         content = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
@@ -314,8 +314,8 @@ def bench(
     import torch
 
     from .bench import run_bench
+    from .plan import select_device
     from .registry import METHODS, TASKS, load_plugin
-    from .runner import select_device
 
     torch.set_num_threads(threads or 1)
     for source in plugin or []:

@@ -27,7 +27,7 @@ class GraphModel(nn.Module):
     def gate_modules(self) -> list[nn.Module]:
         """Return the modules whose outputs ``(E,)`` or ``(E, 1)`` are the model's own gates, if its messages have any.
 
-        Each must be called once in every message-passing call, in the order of the calls.
+        Exactly one of them must be called in every message-passing call.
         """
         return []
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from statsmodels.stats.weightstats import DescrStatsW
 
@@ -237,7 +238,7 @@ def print_comparison(report: Report, console: Console) -> None:
     costs = costs.drop(columns=[*KEYS[2:], "status"]).groupby(["task", "method"]).mean(numeric_only=True)
     rows = comparison.join(costs, on=["task", "method"])
     for task in report.task_names():
-        table = Table(title=f"{task}: {TASKS[task].summary()}", title_justify="left", box=box.SIMPLE, padding=0)
+        table = Table(title=escape(f"{task}: {TASKS[task].summary()}"), title_justify="left", box=box.SIMPLE, padding=0)
         mine = rows[rows["task"] == task]
         shown = [h for h, (name, *_) in _COLUMNS.items() if name in mine and mine[name].notna().any()]
         width = 2 + int(mine["method"].str.len().max())
@@ -254,7 +255,7 @@ def print_comparison(report: Report, console: Console) -> None:
                     for name, scale, digits in (_COLUMNS[heading] for heading in shown)
                 )
                 name = row["method"] if row["status"] == "ok" else f"{row['method']} (partial)"
-                table.add_row(str(name), *cells, style="dim" if kind == "control" else None)
+                table.add_row(escape(str(name)), *cells, style="dim" if kind == "control" else None)
             table.add_section()
         console.print(table)
     console.print(_LEGEND, style="dim")

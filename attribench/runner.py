@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import subprocess
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,15 +13,16 @@ from typing import Any
 import torch
 
 from .costs import PeakMemory, Stopwatch
-from .errors import Infeasible, UserError
+from .errors import Infeasible
 from .gates import UnsupportedModelError
 from .integrity import differences, fingerprint, graphs_digest, shuffled
 from .method import Attribution, Method
+from .plan import Cell, Plan, git_commit
 from .progress import Progress
 from .registry import METHODS, TASKS
 from .scoring import Judge, Scores
 from .seeds import derive
-from .settings import Overrides, as_dict, make_config, variant_options
+from .settings import as_dict
 from .store import COMPUTING, SCORING, CellStore, ModelCache, digest, harness_digest, library_versions, plugin_digest
 from .task import Problem, TaskSeeds, Workshop, build_problem
 
@@ -33,75 +33,6 @@ FINISHED = ("ok", "partial", "skipped", "infeasible")
 
 CUDA_TOLERANCE = 1e-5
 """How far the logits of an untouched model may differ between two passes on CUDA, whose sums are not ordered."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One task, method and set of seeds."""
-
-    task: str
-    method: str
-    data_seed: int
-    model_seed: int
-    fit_seed: int
-
-    @property
-    def problem(self) -> tuple[str, int, int]:
-        """What the problem is built from."""
-        return self.task, self.data_seed, self.model_seed
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run consists of; ``run.json`` holds it, and ``score`` reads it from there.
-
-    Args:
-        tasks, methods: names.
-        options: overrides of the plugins' defaults.
-        seeds: each varies data, model and fit together.
-        device: ``cpu`` or ``cuda[:i]``.
-        threads: PyTorch threads, the same for every cell.
-        randomised_graphs: test graphs on which every method also explains a model with shuffled weights (Adebayo et al.
-            2018); 0 for none.
-        plugins: files or modules that were imported.
-    """
-
-    tasks: list[str]
-    methods: list[str]
-    options: Overrides
-    seeds: list[int]
-    device: str
-    threads: int = 1
-    randomised_graphs: int = 100
-    plugins: list[str] = dataclasses.field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        named = [name.partition("[")[0] for name in (*self.tasks, *self.methods)]
-        both = {n.partition("[")[0] for n in self.tasks} & {n.partition("[")[0] for n in self.methods}
-        if both:
-            raise UserError(
-                f"expected different names for methods and tasks; got {', '.join(both)} as both: rename one"
-            )
-        for name in self.options:
-            if name not in named:
-                raise UserError(
-                    f"expected --set for a task or method of this run ({', '.join([*self.tasks, *self.methods])}); "
-                    f"got {name!r}: add it to the run, or leave the option out"
-                )
-        self.configs()
-
-    def configs(self) -> dict[str, Any]:
-        """Return the configuration of every task and method, validated."""
-        plugins = {**{n: TASKS[n].Config for n in self.tasks}, **{n: METHODS[n].Config for n in self.methods}}
-        configs = {}
-        for name, kind in plugins.items():
-            base = name.partition("[")[0]
-            configs[name] = make_config(base, kind, {**self.options.get(base, {}), **variant_options(name)})
-        return configs
-
-    def cells(self) -> list[Cell]:
-        """Return the cells, those of one problem together."""
-        return [Cell(t, m, s, s, s) for t in self.tasks for s in self.seeds for m in self.methods]
 
 
 @dataclass
@@ -239,7 +170,7 @@ class Runner:
                 method = METHODS[cell.method](
                     self.configs[cell.method],
                     subject=subject,
-                    seed=derive("fit", cell.method, cell.data_seed, cell.model_seed, cell.fit_seed),
+                    seed=derive("fit", cell.base, cell.data_seed, cell.model_seed, cell.fit_seed),
                     track=self.progress.track,
                 )
                 attributions = self._explain(method, problem, costs)
@@ -326,7 +257,7 @@ class Runner:
             return
         model = shuffled(problem.model, derive("shuffled", cell.task, cell.data_seed, cell.model_seed))
         subject = replace(problem.subject(), model=model)
-        seed = derive("fit", cell.method, cell.data_seed, cell.model_seed, cell.fit_seed)
+        seed = derive("fit", cell.base, cell.data_seed, cell.model_seed, cell.fit_seed)
         method = METHODS[cell.method](self.configs[cell.method], subject=subject, seed=seed, track=self.progress.track)
         with Stopwatch(self.device) as watch, torch.random.fork_rng(devices=_cuda_devices(self.device)):
             torch.manual_seed(seed)
@@ -334,6 +265,7 @@ class Runner:
                 method.fit()
                 graphs = test.select(torch.arange(count, device=test.device))
                 attributions["randomised"] = method.attribute(graphs)
+                attributions["randomised"].check(graphs, subject.num_layers)
             except Infeasible:
                 figures["randomised_infeasible"] = 1.0
         costs["randomised_seconds"] = watch.seconds
@@ -348,8 +280,11 @@ class Runner:
             complete = attributions["test"].complete
             if complete is not None:
                 problem, attributions = _finished_only(problem, attributions, complete)
-            with Judge(problem) as judge:
-                rows = [judge.score(cell.method, attributions), *judge.controls(cell.method, attributions, seed)]
+            if complete is not None and not bool(complete.any()):
+                rows = [Scores(cell.method, "method", {})]
+            else:
+                with Judge(problem) as judge:
+                    rows = [judge.score(cell.method, attributions), *judge.controls(cell.method, attributions, seed)]
             rows[0].figures |= {f"fit_{name}": value for name, value in record["figures"].items()}
             if complete is not None:
                 for row in rows:
@@ -413,36 +348,3 @@ def _device_name(device: torch.device) -> str:
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
-
-
-def git_commit() -> str | None:
-    """Return the commit of the checkout this runs from, with ``-dirty`` where it was changed; None without one."""
-    root = Path(__file__).resolve().parent.parent
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=root, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None
-
-
-def select_device(name: str) -> str:
-    """Resolve ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
-
-    Raises:
-        UserError: for anything else, or a GPU that is not there.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"expected --device auto, cpu, cuda or cuda:i; got {name!r}")
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise UserError(f"expected a CUDA device; torch sees {count} of them, so {name!r} is missing: use --device cpu")
-    return name

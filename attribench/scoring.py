@@ -193,10 +193,10 @@ class Judge:
         ends = graphs.edge_ptr.tolist()
         count = ends.index(randomised.scores.shape[1])
         first = graphs.select(torch.arange(count, device=graphs.device))
-        pair = [x.flatten().cpu().numpy() for x in (values[:, : ends[count]], normalise(randomised, first))]
-        if any(np.ptp(x) == 0 for x in pair):
-            return None
-        return float(spearmanr(*pair).statistic)
+        pair = [values[:, : ends[count]], normalise(randomised, first)]
+        if randomised.complete is not None:
+            pair = [x[:, randomised.complete[first.edge_graph]] for x in pair]
+        return spearman(*(x.flatten().cpu().numpy() for x in pair))
 
     def _identity(self) -> dict[str, list[Any]]:
         recording = self.recordings["test"]
@@ -281,6 +281,11 @@ class Judge:
             }
             for k in range(len(values))
         ]
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
+    """Return Spearman's rank correlation; None where either is constant or there are fewer than two values."""
+    return None if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0 else float(spearmanr(x, y).statistic)
 
 
 def _masked(recording: Recording, mask: Tensor, baselines: Sequence[Tensor] | None) -> Tensor:

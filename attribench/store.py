@@ -28,7 +28,10 @@ from .model import GraphModel
 
 logger = logging.getLogger(__name__)
 
-COMPUTING = ("gates", "graphs", "hard_concrete", "method", "model", "noise", "output", "seeds", "task", "training")
+COMPUTING = (
+    "gates", "graphs", "hard_concrete", "integrity", "masks", "method", "model", "noise", "output", "seeds", "task",
+    "training",
+)  # fmt: skip
 """Harness modules that decide an attribution."""
 
 SCORING = ("gates", "graphs", "masks", "method", "noise", "output", "scoring", "seeds", "task")

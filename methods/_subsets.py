@@ -29,7 +29,7 @@ class Copies:
     def __init__(self, gates: Gates, output: Output, graphs: GraphBatch, at_most: int) -> None:
         self.graphs = graphs
         self.output = output
-        self.count = max(1, min(at_most, MESSAGES_AT_ONCE // max(1, graphs.num_edges)))
+        self.count = max(1, min(at_most, MESSAGES_AT_ONCE // max(1, graphs.num_edges, graphs.num_nodes)))
         self.recording = gates.record(
             graphs.select(torch.arange(graphs.num_graphs, device=graphs.device).repeat(self.count))
         )

@@ -66,22 +66,31 @@ class Erasure(Method):
             if not len(index) or not left:
                 break
             active, edges = graphs.select(index), graphs.edges_of(index)
-            subsets = islice(combinations(range(count), size), left)
-            kept, members = self._first_that_keeps(gates, active, rank[:, edges], subsets, count)
+            number = min(left, comb(count, size))
+            subsets = islice(combinations(range(count), size), number)
+            kept, members = self._first_that_keeps(gates, active, rank[:, edges], subsets, (number, count))
             chosen = members[active.edge_graph, rank[:, edges]]
             mask[:, edges] = torch.where(kept[active.edge_graph], chosen, mask[:, edges])
             solved[index] = kept
-            left -= min(left, comb(count, size))
+            left -= number
         return mask, solved
 
     def _first_that_keeps(
-        self, gates: Gates, graphs: GraphBatch, rank: Tensor, subsets: Iterator[tuple[int, ...]], count: int
+        self,
+        gates: Gates,
+        graphs: GraphBatch,
+        rank: Tensor,
+        subsets: Iterator[tuple[int, ...]],
+        shape: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         """Try subsets of places in order; return which graphs keep their prediction, and the first that does it.
+
+        ``shape`` is the number of subsets and of places.
 
         Returns:
             ``(G,)`` bool, and ``(G, count)`` bool, the places of that subset.
         """
+        number, count = shape
         kept = torch.zeros(graphs.num_graphs, dtype=torch.bool, device=graphs.device)
         members = torch.zeros(graphs.num_graphs, count, dtype=torch.bool, device=graphs.device)
         copies: Copies | None = None
@@ -89,7 +98,7 @@ class Erasure(Method):
         while not bool(kept.all()):
             if copies is None or 2 * int((~kept).sum()) <= copies.graphs.num_graphs:
                 index = (~kept).nonzero()[:, 0]
-                copies = Copies(gates, self.subject.output, graphs.select(index), self.config.budget)
+                copies = Copies(gates, self.subject.output, graphs.select(index), number)
                 places = rank[:, graphs.edges_of(index)]
             chunk = list(islice(subsets, copies.count))
             if not chunk:

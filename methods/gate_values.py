@@ -28,8 +28,9 @@ class GateValues(Method):
     def fit(self) -> None:
         """Take mean and standard deviation over all messages of the validation graphs."""
         values = self._values(self.subject.validation)
-        self.threshold = float(values.mean() - values.std())
-        self.figures = {"gate_mean": float(values.mean()), "gate_std": float(values.std())}
+        std = float(values.std(correction=0))
+        self.threshold = float(values.mean()) - std
+        self.figures = {"gate_mean": float(values.mean()), "gate_std": std}
 
     def attribute(self, graphs: GraphBatch) -> Attribution:
         """Read the gates off one unmasked pass."""

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from attribench import contract
-from attribench.contract import DEPTHS, MethodContract, TaskContract
+from attribench.contract import DEPTHS, MethodContract
 from attribench.graphs import GraphBatch
 from attribench.method import Attribution, Method
 from attribench.registry import METHODS, TASKS
+from attribench.task_contract import Check, TaskContract
 
 
 def _cases() -> Iterator[Any]:
@@ -26,7 +26,7 @@ def _cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("check", list(_cases()))
-def test_plugin_keeps_the_contract(check: contract.Check) -> None:
+def test_plugin_keeps_the_contract(check: Check) -> None:
     assert check() is None
 
 

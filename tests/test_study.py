@@ -1,0 +1,81 @@
+"""Studies keep their small CSV files; cards are computed from them."""
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from attribench import study
+from attribench.cli import main
+from attribench.registry import TASKS
+
+REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "toy"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["attribench", *arguments])
+    with pytest.raises(SystemExit) as exit_info:
+        main()
+    return int(exit_info.value.code or 0)
+
+
+def test_a_study_is_several_runs_whose_small_files_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = "train=200,validation=30,test=20,colours=3,width=16,epochs=2"
+    Path("mine.toml").write_text(
+        f'[one]\ntask = "toy[{options}]"\nmethods = "integrated-gradients"\nseeds = 2\n'
+        f'[two]\ntask = "toy[{options}]"\nmethods = ["erasure", "integrated-gradients[steps=3]"]\n'
+        "randomised-graphs = 0\n"
+    )
+    assert run(monkeypatch, "study", "mine.toml", "--out", "kept", "--cache-dir", "cache") == 0
+    kept = sorted(str(path.relative_to("kept")) for path in Path("kept").rglob("*") if path.is_file())
+    assert kept == [f"{name}/{view}.csv" for name in ("one", "two") for view in sorted(study.KEPT)]
+    one, two = (pd.read_csv(f"kept/{name}/scores.csv") for name in ("one", "two"))
+    assert set(one["data_seed"]) == {0, 1}
+    assert {"erasure", "integrated-gradients[steps=3]"} <= set(two["method"])
+    assert "randomisation_correlation" not in two
+    assert set(one["task"]) == {f"toy[{options}]"}
+
+
+def test_the_toys_card_says_what_the_reference_files_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "list", "tasks", "toy", "--card") == 0
+    card = capsys.readouterr().out
+    comparison = pd.read_csv(REFERENCE / "methods" / "comparison.csv")
+    rows = comparison.query("task == 'toy' and kind == 'method' and cells > 0")
+    assert len(rows) >= 7
+    for row in rows.to_dict("records"):
+        figures = [f"{100 * row[name]:.1f}" for name in ("precision_mean", "recall_mean", "f1_mean")]
+        assert f"| `{row['method']}` | {' | '.join(figures)} |" in card
+    assert len(re.findall(r"\*\*(holds|depends on a choice|does not reproduce)\*\*", card)) == 8
+    assert "nan" not in card
+
+
+def test_a_card_changes_with_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for source in REFERENCE.rglob("*.csv"):
+        target = tmp_path / "results" / "reference" / "toy" / source.parent.name / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        frame = pd.read_csv(source)
+        if source.name == "comparison.csv":
+            frame.loc[frame["method"] == "graphmask", "f1_mean"] = 0.123
+        frame.to_csv(target, index=False)
+    (tmp_path / "tasks").symlink_to(study.ROOT / "tasks")
+    before = TASKS["toy"]().card()
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    after = TASKS["toy"]().card()
+    assert "(99.4): **holds**" in before
+    assert "(99.4): **does not reproduce**. F1 12.3" in after
+
+
+def test_a_card_without_its_results_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    assert "are not here" in TASKS["toy"]().card()
+    assert TASKS["toy-gated"]().card().startswith("The toy with a scalar sigmoid gate")
+
+
+def test_cards_are_of_named_tasks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "list", "methods", "--card") == 2
+    assert "expected --card with names of tasks" in capsys.readouterr().err
