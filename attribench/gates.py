@@ -323,13 +323,11 @@ def _endpoints(layer: MessagePassing, inputs: tuple[Any, ...], current: _Pass) -
     same = edge_index.shape[1] >= graphs.num_edges and torch.equal(
         torch.as_tensor(edge_index[:, : graphs.num_edges]), graphs.edge_index
     )
+    appends = extra.shape[1] > 0 or getattr(layer, "add_self_loops", False)
+    foreign = not same or (extra.shape[1] > 0 and not torch.equal(extra[0], extra[1]))
     # A layer that appends loops to graphs that have some moves or replaces these, so that no order can be relied on.
-    loops = bool((graphs.edge_index[0] == graphs.edge_index[1]).any())
-    if (
-        not same
-        or not torch.equal(extra[0], extra[1])
-        or (loops and (extra.shape[1] or getattr(layer, "add_self_loops", False)))
-    ):
+    loops = (foreign or appends) and bool((graphs.edge_index[0] == graphs.edge_index[1]).any())
+    if foreign or (loops and appends):
         remedy = "graphs without self-loops (this layer adds its own)" if loops else "FastRGCNConv for RGCNConv"
         raise _refusal(layer, "passes messages over other edges than the batch's, or in another order", remedy)
     given, current.layer_input = current.layer_input, None

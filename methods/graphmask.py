@@ -158,8 +158,11 @@ class GraphMask(Method):
         logits = recording.forward([*[None] * lowest, *z], self.probe.baselines())
         divergence = self.subject.output.divergence(recording.logits, logits, graphs)
         excess = divergence - self.config.tolerance
-        expected = graphs.sum_per_graph(self.distribution.probability_nonzero(locations).mean(0))
-        return (expected / graphs.num_edges_per_graph).mean(), (excess.relu() if self.config.relu else excess).mean()
+        share = graphs.num_edges_per_graph.to(locations.dtype).reciprocal()[graphs.edge_graph] / graphs.num_graphs
+        expected = (
+            self.distribution.probability_nonzero(locations).mean(0) @ share
+        )  # the mean over graphs of their means
+        return expected, (excess.relu() if self.config.relu else excess).mean()
 
     @torch.no_grad()
     def _check(self, validation: Recording) -> Checkpoint:

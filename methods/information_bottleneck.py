@@ -22,6 +22,9 @@ from attribench.method import Attribution, Method, config
 from attribench.registry import METHODS
 from attribench.seeds import derive, generator
 
+GRAPHS_AT_ONCE = 500
+"""Graphs of one pass of ``attribute``; the inputs of a larger batch outgrow the processor's caches."""
+
 
 @config
 class BottleneckConfig:
@@ -144,7 +147,12 @@ class InformationBottleneck(Method):
     def attribute(self, graphs: GraphBatch) -> Attribution:
         """Predict all gates of a batch from one unmasked pass."""
         with self.gates() as gates:
-            calls = gates.record(graphs).calls
-            pairs = zip(self.readouts, calls, strict=True)
-            scores = torch.stack([readout(call.inputs()).sigmoid() for readout, call in pairs])
-        return Attribution(scores, baselines=tuple(readout.get_buffer("mean").clone() for readout in self.readouts))
+            parts = [self._gates_of(gates.record(part)) for _, part in graphs.minibatches(GRAPHS_AT_ONCE)]
+        return Attribution(
+            torch.cat(parts, dim=1), baselines=tuple(readout.get_buffer("mean").clone() for readout in self.readouts)
+        )
+
+    def _gates_of(self, recording: Recording) -> Tensor:
+        """Return the gates ``(L, E)`` of a recorded batch."""
+        pairs = zip(self.readouts, recording.calls, strict=True)
+        return torch.stack([readout(call.inputs()).sigmoid() for readout, call in pairs])
