@@ -275,11 +275,14 @@ def _remarks(report: Report) -> list[str]:
         audited = f"gold confirmed for {int(confirmed.sum())} of {len(confirmed)} models"
         verdict = audited if len(confirmed) else "no audit of a gold standard"
         lines.append(f"{task}: {verdict}; lowest over {len(rows)} models: {parts}")
+    endings: dict[tuple[str, ...], list[int]] = {}
     for result in report.results:
-        if result.record["status"] != "ok":
-            cell = result.cell
-            what = f"{result.record['status']}: {result.record['reason']}"
-            lines.append(f"{cell.task} · {cell.method} · seed {cell.data_seed}: {what}")
+        cell, record = result.cell, result.record
+        if record["status"] != "ok":
+            endings.setdefault((cell.task, cell.method, record["status"], record["reason"]), []).append(cell.data_seed)
+    for (task, method, status, reason), seeds in endings.items():
+        which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+        lines.append(f"{task} · {method} · {which}: {status}: {reason}")
     return lines
 
 

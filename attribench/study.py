@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from functools import partial
 from pathlib import Path
@@ -65,4 +66,5 @@ def render_card(task: str) -> str:
 
 
 def _percent(value: Any) -> str:
-    return f"{100 * float(value):.1f}"
+    number = float(value)
+    return "-" if math.isnan(number) else f"{100 * number:.1f}"

@@ -10,6 +10,7 @@ training messages. Trained to keep the model's prediction while passing little i
 from __future__ import annotations
 
 from itertools import chain, count, islice
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -35,6 +36,9 @@ class BottleneckConfig:
     learning_rate: float = Field(1e-3, gt=0, description="Adam")
     weight: float = Field(10.0, ge=0, description="weight of the mean KL, nats per message and dimension")
     gate_start: float = Field(5.0, description="bias of the gates' logits: they start open")
+    baseline: Literal["gaussian", "mean", "zero"] = Field(
+        "gaussian", description="what is mixed in: draws, the layer's mean message, or nothing"
+    )
     smallest_std: float = Field(0.01, gt=0, description="floor of sigma, for dimensions that are always the same")
     hidden: int = Field(0, ge=0, description="width of the readout network; 0 takes the width of the message")
     released_variant: bool = Field(
@@ -75,7 +79,7 @@ def bottleneck_kl(logits: Tensor, messages: Tensor, mean: Tensor, std: Tensor) -
 class InformationBottleneck(Method):
     """Information bottleneck: learned gates that mix noise into messages (Schulz et al. 2020).
 
-    Score: the gate z, which needs no draw. Own baseline: the mean message of the layer.
+    Score: the gate z, which needs no draw. Own baseline: the layer's mean message, or zero where that was mixed in.
     """
 
     name = "information-bottleneck"
@@ -130,11 +134,10 @@ class InformationBottleneck(Method):
         for readout, call in zip(self.readouts, recording.calls, strict=True):
             messages, logits = call.flat_messages(), readout(call.inputs())
             mean, std = readout.get_buffer("mean"), readout.get_buffer("std")
-            normal = torch.randn(messages.shape, generator=draws, device=messages.device, dtype=messages.dtype)
             z = logits.sigmoid()
             # Mixing twice gives z (z m + (1 - z) e) + (1 - z) e = z^2 m + (1 - z^2) e.
             gates.append(z.square() if self.config.released_variant else z)
-            baselines.append(mean + std * normal)
+            baselines.append(self._baseline(messages, mean, std, draws))
             information.append(bottleneck_kl(logits, messages, mean, std))
         masked = recording.forward(gates, baselines, baselines_per_edge=True)
         kl = graphs.sum_per_graph(torch.stack(information).mean(0)) / graphs.num_edges_per_graph
@@ -143,14 +146,21 @@ class InformationBottleneck(Method):
             return excess.relu().mean(), kl.mean()
         return output.loss(output.predict(recording.logits), masked, graphs).mean(), kl.mean()
 
+    def _baseline(self, messages: Tensor, mean: Tensor, std: Tensor, draws: torch.Generator) -> Tensor:
+        """Return what is mixed into each message in training, ``(E, D)``."""
+        if self.config.baseline == "gaussian":
+            normal = torch.randn(messages.shape, generator=draws, device=messages.device, dtype=messages.dtype)
+            return mean + std * normal
+        return mean.expand_as(messages) if self.config.baseline == "mean" else torch.zeros_like(messages)
+
     @torch.no_grad()
     def attribute(self, graphs: GraphBatch) -> Attribution:
         """Predict all gates of a batch from one unmasked pass."""
         with self.gates() as gates:
             parts = [self._gates_of(gates.record(part)) for _, part in graphs.minibatches(GRAPHS_AT_ONCE)]
-        return Attribution(
-            torch.cat(parts, dim=1), baselines=tuple(readout.get_buffer("mean").clone() for readout in self.readouts)
-        )
+        means = [readout.get_buffer("mean") for readout in self.readouts]
+        own = tuple(torch.zeros_like(mean) if self.config.baseline == "zero" else mean.clone() for mean in means)
+        return Attribution(torch.cat(parts, dim=1), baselines=own)
 
     def _gates_of(self, recording: Recording) -> Tensor:
         """Return the gates ``(L, E)`` of a recorded batch."""

@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 from torch_geometric.nn import MessagePassing
 
-from attribench.contract import random_graphs
+from attribench.contract import contract_subject, random_graphs
 from attribench.graphs import GraphBatch
 from attribench.method import Subject
 from attribench.model import GraphModel
@@ -250,3 +250,20 @@ def test_training_graphs_without_messages_do_no_harm() -> None:
     method = make(subject, steps=2)
     method.fit()
     assert torch.isfinite(method.attribute(graphs).scores).all()
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "mean", "zero"])
+def test_what_is_mixed_in_and_the_own_baseline(kind: str) -> None:
+    subject = contract_subject(2)
+    method_kind = METHODS["information-bottleneck"]
+    method: Any = method_kind(method_kind.Config(steps=1, baseline=kind), subject=subject)
+    method.fit()
+    messages = torch.zeros(4000, 6).double()
+    mean, std = torch.arange(6).double(), torch.full((6,), 2.0).double()
+    mixed = method._baseline(messages, mean, std, torch.Generator().manual_seed(0))
+    expected = torch.zeros(6).double() if kind == "zero" else mean
+    assert torch.allclose(mixed.mean(0), expected, atol=0.15 if kind == "gaussian" else 0)
+    assert torch.allclose(mixed.std(0), std if kind == "gaussian" else torch.zeros(6).double(), atol=0.1)
+    own = method.attribute(subject.validation).baselines
+    assert own is not None
+    assert all(bool((b == 0).all()) == (kind == "zero") for b in own)
