@@ -61,3 +61,11 @@ def test_the_task(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     scores = pd.read_csv("results/red-edges/scores.csv").set_index("method")
     assert float(scores["f1"]["graphmask"]) > 0.95
     assert float(scores["unchanged_zero"]["gold"]) > 0.98  # the gold is what the model uses
+
+
+def test_the_conclusions_are_those_of_the_card() -> None:
+    card = TASKS["toy"]().card()
+    section = card[card.index("## The paper's conclusions") : card.index("## What the conclusions depend on")]
+    items = [line for line in section.splitlines()[1:] if line.strip()]
+    assert len(items) == 8
+    assert "\n".join(items) in README
