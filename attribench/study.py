@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from .errors import UserError
 from .store import write_atomically
 
 KEPT = ("comparison", "scores", "tasks")
@@ -38,13 +39,17 @@ class Reference:
 
     def value(self, run: str, method: str, figure: str, task: str | None = None) -> float:
         """Return a figure of one row of a comparison."""
-        table = self.table(run)
+        table = self.table(run).query("status == 'ok' and cells > 0")
         rows = table[(table["method"] == method) & ((table["task"] == task) | (task is None))]
+        if rows.empty:
+            raise UserError(
+                f"expected complete cells of {method} in the reference run {run!r}; got none: run the study"
+            )
         return float(rows[figure].iloc[0])
 
     def mean(self, run: str, method: str, figure: str, task: str | None = None) -> float:
         """Return the mean over cells of a figure of the scores."""
-        table = self.table(run, "scores")
+        table = self.table(run, "scores").query("status == 'ok'")
         rows = table[(table["method"] == method) & ((table["task"] == task) | (task is None))]
         return float(rows[figure].mean())
 

@@ -40,7 +40,7 @@ TABLE_1 = {
     "graphmask-nonamortized": {"precision": 0.967, "recall": 0.262, "f1": 0.412},
     "graphmask": {"precision": 0.988, "recall": 1.0, "f1": 0.994},
 }
-TABLE_1_SETTINGS = ("colours", "min_leaves", "max_leaves", "positive_share", "layers", "width", "hidden")
+TABLE_1_SETTINGS = ("colours", "min_leaves", "max_leaves", "positive_share", "ties", "layers", "width", "hidden")
 
 
 @config
@@ -55,6 +55,7 @@ class ToyConfig:
     test: int = Field(500, ge=1, description="test graphs")
     layers: int = Field(1, ge=1, description="R-GCN layers; above 1 they have residual connections")
     positive_share: float | None = Field(None, gt=0, lt=1, description="share of label 1; None leaves it to chance")
+    ties: bool = Field(False, description="label 1 also where x and y are equally many, so in a star without edges")
     width: int = Field(50, ge=1, description="width of the R-GCN states")
     hidden: int = Field(100, ge=1, description="width of the MLPs' hidden layers")
     learning_rate: float = Field(1e-3, gt=0, description="Adam")
@@ -174,12 +175,12 @@ def make_split(config: ToyConfig, count: int, data_seed: int, name: str) -> Spli
     else:
         positive = round(count * config.positive_share)
         pool, wanted = draw_stars(config, 4 * count, draw), {1: positive, 0: count - positive}
-        index = [(label(pool) == value).nonzero()[:number, 0] for value, number in wanted.items()]
+        index = [(label(pool, config.ties) == value).nonzero()[:number, 0] for value, number in wanted.items()]
         if sum(map(len, index)) < count:
             raise UserError(f"expected toy.positive_share nearer to chance; got {config.positive_share}: too few stars")
         graphs = pool.select(torch.cat(index)[torch.randperm(count, generator=draw)])
     graphs = replace(graphs, graph_key=named_keys(count, f"toy {name}"))
-    return Split(graphs, label(graphs), gold(graphs)[None])
+    return Split(graphs, label(graphs, config.ties), gold(graphs)[None])
 
 
 def draw_stars(config: ToyConfig, count: int, draw: torch.Generator) -> GraphBatch:
@@ -211,11 +212,11 @@ def gold(graphs: GraphBatch) -> Tensor:
     return (graphs["edge_type"][:, None] == query).any(dim=1)
 
 
-def label(graphs: GraphBatch) -> Tensor:
-    """Return ``(G,)``: 1 where more edges have colour x than colour y."""
+def label(graphs: GraphBatch, ties: bool = False) -> Tensor:
+    """Return ``(G,)``: 1 where more edges have colour x than colour y, or with ``ties`` as many."""
     query = graphs["query"][graphs.edge_graph]
     x, y = (graphs.sum_per_graph((graphs["edge_type"] == query[:, i]).long()) for i in (0, 1))
-    return (x > y).long()
+    return ((x >= y) if ties else (x > y)).long()
 
 
 def audit(model: GraphModel, split: Split, config: ToyConfig) -> tuple[dict[str, float], dict[str, float]]:
@@ -244,7 +245,7 @@ def audit(model: GraphModel, split: Split, config: ToyConfig) -> tuple[dict[str,
         "remove_other": graphs.keep_edges(~_removable(graphs, ~is_gold, noise, config.min_leaves)),
         "remove_gold": graphs.keep_edges(~_removable(graphs, is_gold, noise, config.min_leaves)),
     }
-    accuracies = {f"audit_{name}": accuracy(model, Split(x, label(x))) for name, x in variants.items()}
+    accuracies = {f"audit_{name}": accuracy(model, Split(x, label(x, config.ties))) for name, x in variants.items()}
     return accuracies, {f"audit_{name}_changed": _changed(graphs, x) for name, x in variants.items()}
 
 

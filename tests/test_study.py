@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 
 from attribench import study
 from attribench.cli import main
-from attribench.registry import TASKS
+from attribench.registry import METHODS, TASKS
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "toy"
 
@@ -67,7 +68,7 @@ def test_a_card_changes_with_the_files(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(study, "ROOT", tmp_path)
     after = TASKS["toy"]().card()
     assert "(99.4): **holds**" in before
-    assert "(99.4): **does not reproduce**. F1 12.3" in after
+    assert "(99.4): **depends on a choice**. F1 12.3" in after
 
 
 def test_a_card_without_its_results_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,3 +80,15 @@ def test_a_card_without_its_results_says_so(tmp_path: Path, monkeypatch: pytest.
 def test_cards_are_of_named_tasks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "list", "methods", "--card") == 2
     assert "expected --card with names of tasks" in capsys.readouterr().err
+
+
+def test_the_reference_results_are_those_of_the_study() -> None:
+    runs = tomllib.loads((study.ROOT / "tasks" / "toy_study.toml").read_text())
+    assert {path.name for path in REFERENCE.iterdir()} == set(runs)
+    for name, run_ in runs.items():
+        table = pd.read_csv(REFERENCE / name / "comparison.csv").query("kind == 'method'")
+        methods = list(METHODS) if run_["methods"] == "all" else run_["methods"]
+        tasks = [run_["task"]] if isinstance(run_["task"], str) else run_["task"]
+        assert set(table["method"]) == set([methods] if isinstance(methods, str) else methods)
+        assert set(table["task"]) == set(tasks)
+        assert set(table["planned"]) == {run_["seeds"]}

@@ -130,3 +130,12 @@ def test_a_residual_model_of_three_layers_has_its_gold_as_a_union() -> None:
     gold = problem.splits["test"].gold
     assert gold is not None
     assert len(gold) == 1
+
+
+def test_ties_may_count_as_yes() -> None:
+    graphs = stars([(0, 1), (2, 5), (3, 4)], [[0, 1, 1], [5, 2], [0, 1, 2]])
+    assert toy.label(graphs, ties=True).tolist() == [0, 1, 1]
+    split = toy.make_split(toy.ToyConfig(ties=True), 300, 0, "test")
+    assert torch.equal(split.labels, toy.label(split.graphs, ties=True))
+    accuracies, _ = toy.audit(Judgement(lambda x, y, n: x >= y), split, toy.ToyConfig(ties=True))
+    assert set(accuracies.values()) == {1.0}
