@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from .gates import Gates, Recording
+from .gold import against_gold, by_layer, micro, precision_recall_f1, share_error, soft
 from .masks import THRESHOLDS, normalise, random_like, threshold, top_share
 from .method import Attribution
 from .seeds import derive
@@ -42,26 +42,6 @@ class Scores:
     figures: dict[str, Any]
     per_graph: dict[str, list[Any]] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
-
-
-def precision_recall_f1(
-    tp: np.ndarray, kept: np.ndarray, gold: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return precision, recall and F1 from counts of true positives, retained and gold messages (arrays).
-
-    Where nothing is retained and nothing is gold all three are 1; any other division by zero gives 0.
-    """
-    both_empty = (kept == 0) & (gold == 0)
-
-    def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-        return np.where(both_empty, 1.0, top / np.maximum(bottom, 1))
-
-    return ratio(tp, kept), ratio(tp, gold), ratio(2 * tp, kept + gold)
-
-
-def against_gold(values: Tensor, mask: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring scores and mask to the gold's layers: as they are, or their union where only the gold's union is known."""
-    return (values, mask) if len(gold) == len(mask) else (values.amax(0, keepdim=True), mask.any(0, keepdim=True))
 
 
 class Judge:
@@ -99,7 +79,7 @@ class Judge:
             f1 = []
             for t in THRESHOLDS:
                 _, mask = against_gold(values, threshold(values, t), split.gold)
-                f1.append(_micro(mask, mask & split.gold, split.gold)[2])
+                f1.append(micro(mask, split.gold)["f1"])
             return max(zip(f1, THRESHOLDS, strict=True))[1], "validation F1"
         metric = self.problem.output.metric
         floor = metric(recording.logits, split.labels) - METRIC_FALL
@@ -129,6 +109,7 @@ class Judge:
             mask = threshold(values, chosen)
         figures: dict[str, Any] = {"threshold": chosen, "threshold_source": source}
         per_graph = self._identity()
+        figures["one_mask"] = not test.per_layer
         self._score_gold(figures, per_graph, values, mask)
         self._score_fidelity(figures, per_graph, values, mask, test.baselines)
         if "randomised" in attributions:
@@ -218,13 +199,21 @@ class Judge:
         rows = precision_recall_f1(*counts)
         names = ("precision", "recall", "f1")
         classes = np.asarray(per_graph["predicted"])
-        figures.update(zip(names, _micro(mask, mask & gold, gold), strict=True))
+        figures.update(micro(mask, gold))
         figures.update({f"{name}_macro": float(row.mean()) for name, row in zip(names, rows, strict=True)})
-        figures.update(_soft(values, gold))
+        figures.update(soft(values, gold))
         if figures["threshold"] is not None:  # how much the choice matters; no choice is made from these
             for t in THRESHOLDS:
-                open_ = threshold(values, t)
-                figures[f"f1_at_threshold_{t:g}"] = _micro(open_, open_ & gold, gold)[2]
+                figures[f"f1_at_threshold_{t:g}"] = micro(threshold(values, t), gold)["f1"]
+        if len(gold) > 1:
+            # Over edges: a method that gives one mask for all layers cannot do better than find an edge in some layer.
+            union = gold.any(0)
+            one_mask = {**micro(mask.any(0), union), "auroc": soft(values.amax(0), union)["auroc"]}
+            figures.update({f"{name}_union": value for name, value in one_mask.items()})
+            figures["layer_share_error"] = share_error(values, gold, graphs)
+            figures["layer_share_error_mask"] = share_error(mask, gold, graphs)
+            for k, layer in enumerate(by_layer(values, mask, gold)):
+                figures.update({f"{name}_layer_{k}": value for name, value in layer.items() if name != "gold_share"})
         for label in np.unique(classes):
             totals = [np.asarray(count[classes == label].sum()) for count in counts]
             triple = precision_recall_f1(*totals)
@@ -268,16 +257,21 @@ class Judge:
 
     def _score_layers(self, values: Tensor, mask: Tensor) -> list[dict[str, Any]]:
         graphs = self.recordings["test"].graphs
-        by_layer = graphs.sum_per_graph(values.double())  # (L, G)
-        total = by_layer.sum(0)
-        shares = (by_layer / torch.where(total > 0, total, 1)).mean(1)
+        scored = graphs.sum_per_graph(values.double())  # (L, G)
+        total = scored.sum(0)
+        shares = (scored / torch.where(total > 0, total, 1)).mean(1)
         kept = mask.double().sum(1)
+        gold = self.problem.splits["test"].gold
+        known: list[dict[str, Any]] = [{} for _ in mask]
+        if gold is not None and len(gold) == len(mask):
+            known = by_layer(values, mask, gold)
         return [
             {
                 "layer": k,
                 "attribution_share": float(shares[k]),
                 "retained": float(kept[k] / max(1, graphs.num_edges)),
                 "retained_share": float(kept[k] / kept.sum()) if kept.sum() > 0 else 0.0,
+                **known[k],
             }
             for k in range(len(values))
         ]
@@ -291,23 +285,6 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
 def _masked(recording: Recording, mask: Tensor, baselines: Sequence[Tensor] | None) -> Tensor:
     with torch.no_grad():
         return recording.forward(mask.to(recording.logits.dtype), baselines)
-
-
-def _micro(mask: Tensor, hit: Tensor, gold: Tensor) -> tuple[float, float, float]:
-    counts = (np.asarray(int(x.sum())) for x in (hit, mask, gold))
-    precision, recall, f1 = precision_recall_f1(*counts)
-    return float(precision), float(recall), float(f1)
-
-
-def _soft(values: Tensor, gold: Tensor) -> dict[str, float | None]:
-    """Return threshold-free figures over all messages; None where the gold is all or nothing."""
-    truth, score = gold.flatten().cpu().numpy(), values.flatten().double().cpu().numpy()
-    if truth.all() or not truth.any():
-        return {"auroc": None, "average_precision": None}
-    return {
-        "auroc": float(roc_auc_score(truth, score)),
-        "average_precision": float(average_precision_score(truth, score)),
-    }
 
 
 def _floats(values: Tensor) -> list[float]:

@@ -34,7 +34,7 @@ COMPUTING = (
 )  # fmt: skip
 """Harness modules that decide an attribution."""
 
-SCORING = ("gates", "graphs", "masks", "method", "noise", "output", "scoring", "seeds", "task")
+SCORING = ("gates", "gold", "graphs", "masks", "method", "noise", "output", "scoring", "seeds", "task")
 """Harness modules that decide a score."""
 
 

@@ -15,6 +15,7 @@ from torch_geometric.nn import GraphConv, MessagePassing
 from attribench.contract import contract_subject, random_graphs
 from attribench.errors import Infeasible
 from attribench.graphs import GraphBatch
+from attribench.hard_concrete import HardConcrete
 from attribench.method import Subject
 from attribench.model import GraphModel
 from attribench.output import GraphClassification
@@ -148,7 +149,7 @@ def test_gnnexplainer_can_share_its_mask_over_layers() -> None:
 
 def test_graphmask_objective_against_a_plain_loop() -> None:
     """One evaluation of Eq. 5, 7, 11 and 12 graph by graph and edge by edge, for the two upper of three layers."""
-    graphmask: Any = importlib.import_module("attribench.methods.graphmask")
+    graphmask = graphmask_module()
     subject, graphs = contract_subject(3), random_graphs(4, "objective")
     method = METHODS["graphmask"](METHODS["graphmask"].Config(tolerance=0.001), subject=subject, seed=1)
     untyped: Any = method
@@ -160,8 +161,9 @@ def test_graphmask_objective_against_a_plain_loop() -> None:
             for network in untyped.probe.networks:
                 network.bias = 0.4  # away from open, so that the draws decide
                 network.baseline.normal_(generator=torch.Generator().manual_seed(0))
-        penalty, excess = untyped._objective(recording, 1, 9, 5)
-        uniform = graphmask.EdgeNoise(graphs, 3, 9).uniform(5, torch.float64)
+        penalty, excess = untyped._objective(recording, 1, torch.Generator().manual_seed(9))
+        drawn = torch.rand(2, graphs.num_edges, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+        uniform = torch.cat([torch.zeros_like(drawn[:1]), drawn])
         z = torch.ones(3, graphs.num_edges).double()
         nonzero = torch.zeros(3, graphs.num_edges).double()
         for k in (1, 2):
@@ -193,11 +195,63 @@ def test_graphmask_objective_against_a_plain_loop() -> None:
 def test_graphmask_gates_layers_from_the_top() -> None:
     subject = contract_subject(3)
     kind = METHODS["graphmask"]
-    method: Any = kind(kind.Config(steps=5, steps_per_layer=3, batch_size=20), subject=subject)
-    steps = list(method._schedule(3 * 2 + 5, seed=0))
-    assert [layer for _, layer, _ in steps] == [2] * 3 + [1] * 3 + [0] * 5
-    seen = [set(batch.graph_key.tolist()) for _, _, batch in steps]
-    assert len(seen[0] | seen[1]) == 40  # one epoch of 40 graphs is two batches of 20
+    method: Any = kind(kind.Config(steps=5, steps_per_layer=3, batch_size=20, check_every=100), subject=subject)
+    objective, seen = method._objective, []
+
+    def spy(recording: Any, lowest: int, noise: torch.Generator) -> Any:
+        seen.append((lowest, set(recording.graphs.graph_key.tolist())))
+        return objective(recording, lowest, noise)
+
+    method._objective = spy
+    method.distribution = HardConcrete()
+    method._train(0)
+    assert [lowest for lowest, _ in seen] == [2] * 3 + [1] * 3 + [0] * 5
+    assert len(seen[0][1] | seen[1][1]) == 40  # one epoch of 40 graphs is two batches of 20
+
+
+def test_graphmask_restores_the_best_probe_and_weighs_the_constraint_more() -> None:
+    """Closed gates do not open again, so a probe that stays outside the tolerance is given up for the best one."""
+    subject = contract_subject(2)
+    kind = METHODS["graphmask"]
+    options = {"steps": 60, "steps_per_layer": 10, "check_every": 10, "patience": 2, "restored_raise": 1.5}
+    method: Any = kind(kind.Config(**options, multiplier_learning_rate=1e-9), subject=subject)
+    check, found, raised = method._check, [], []
+
+    def judge(validation: Any, lowest: int) -> Any:
+        """Call every probe infeasible once the lower layer is gated, except the first."""
+        now = check(validation, lowest)
+        found.append((lowest, replace(now, bound=1.0 if lowest == 0 and any(k == 0 for k, _ in found) else 0.0)))
+        return found[-1][1]
+
+    method._check = judge
+    method.distribution = HardConcrete()
+    restart = graphmask_module().Lagrangian.restart
+
+    def spy(lagrangian: Any) -> None:
+        restart(lagrangian)
+        raised.append(float(lagrangian._raw.detach()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphmask_module().Lagrangian, "restart", spy)
+        best = method._train(0)
+    assert method.restored == 3  # six validations, two of them at a time
+    assert raised == pytest.approx([6.5, 8.0, 9.5], abs=1e-4)
+    first = next(checkpoint for lowest, checkpoint in found if lowest == 0)
+    assert best is first
+    assert all(torch.equal(method.probe.state_dict()[name], value) for name, value in first.state.items())
+
+
+def test_graphmask_stops_when_nothing_sparser_is_found() -> None:
+    subject = contract_subject(1)
+    kind = METHODS["graphmask"]
+    options = {"steps": 500, "check_every": 10, "stop_after": 3, "tolerance": 1e6, "max_retained": 1.0}
+    method = kind(kind.Config(**options, learning_rate=1e-12, baseline_learning_rate=1e-12), subject=subject)
+    method.fit()
+    assert method.forward_passes < 100
+
+
+def graphmask_module() -> Any:
+    return importlib.import_module("attribench.methods.graphmask")
 
 
 def test_graphmask_says_infeasible_rather_than_score_a_collapse() -> None:
@@ -233,7 +287,7 @@ def test_graphmask_finds_the_edges_that_matter() -> None:
     graphs = random_graphs(100, "check")
     subject = Subject(Counter(), GraphClassification(), train, graphs, 1)
     kind = METHODS["graphmask"]
-    method = kind(kind.Config(steps=450, batch_size=16, learning_rate=3e-3, hidden=8), subject=subject, seed=0)
+    method = kind(kind.Config(batch_size=16, learning_rate=3e-3, hidden=8), subject=subject, seed=0)
     method.fit()
     attribution = method.attribute(graphs)
     assert attribution.hard_mask is not None

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.nn import SimpleConv
 
+from attribench.gold import against_gold, precision_recall_f1
 from attribench.graphs import GraphBatch
 from attribench.integrity import differences, fingerprint
 from attribench.method import Attribution
 from attribench.model import GraphModel
 from attribench.output import GraphClassification
-from attribench.scoring import SHARES, Judge, against_gold, precision_recall_f1
+from attribench.scoring import SHARES, Judge
 from attribench.task import Problem, Split
 
 
