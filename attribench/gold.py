@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
@@ -59,10 +58,10 @@ def by_layer(values: Tensor, mask: Tensor, gold: Tensor) -> list[dict[str, Any]]
 
 
 def share_error(values: Tensor, gold: Tensor, graphs: GraphBatch) -> float | None:
-    """Return how far a graph's attribution is from the right layers, in [0, 1]; the mean over graphs with any gold.
+    """Return how far a graph's attribution is from the right layers, in [0, 1].
 
     The total variation distance between the layers' shares of a graph's scores and their shares of its gold messages:
-    the share that would have to move to another layer. 1 where all scores of the graph are 0.
+    the share that would have to move to another layer. The mean over the graphs that have both; None where none has.
 
     Args:
         values: ``(L, E)``, scores that are not negative, or a mask.
@@ -70,7 +69,7 @@ def share_error(values: Tensor, gold: Tensor, graphs: GraphBatch) -> float | Non
         graphs: the batch.
     """
     scored, right = (graphs.sum_per_graph(x.double()) for x in (values, gold))  # (L, G)
-    total, count = scored.sum(0), right.sum(0)
-    error = (scored / torch.where(total > 0, total, 1) - right / count.clamp(min=1)).abs().sum(0) / 2
-    error = torch.where(total > 0, error, 1.0)[count > 0]
+    both = (scored.sum(0) > 0) & (right.sum(0) > 0)
+    scored, right = scored[:, both], right[:, both]
+    error = (scored / scored.sum(0) - right / right.sum(0)).abs().sum(0) / 2
     return float(error.mean()) if len(error) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,12 +26,15 @@ KEYS = ["task", "method", "data_seed", "model_seed", "fit_seed"]
 COMPARED = [
     "precision", "recall", "f1", "precision_macro", "recall_macro", "f1_macro", "auroc", "average_precision",
     "retained", "unchanged_own", "unchanged_zero", "divergence_own", "divergence_zero", "randomisation_correlation",
-    "coverage",
+    "coverage", "precision_union", "recall_union", "f1_union", "auroc_union", "layer_share_error",
+    "layer_share_error_mask",
 ]  # fmt: skip
 SCORE_COLUMNS = [
     *KEYS, "status", "reason", *COMPARED[:8], "threshold", "threshold_source", "retained", "unchanged_own",
     "unchanged_zero", "divergence_own", "divergence_zero", "kind", "gold_confirmed",
 ]  # fmt: skip
+_LAYER = re.compile(r"_layer_(\d+)$")
+"""Figures of one layer, counted from 0 as in ``layers.csv``."""
 CONFIDENCE_CELLS = 3
 """Fewest cells for a t interval of the mean over seeds."""
 
@@ -147,6 +151,7 @@ class Report:
     def comparison(self) -> pd.DataFrame:
         """Return one row per task and method: mean, spread and 95% t interval over cells, beside published figures."""
         scores = self.scores()
+        figures = [*COMPARED, *(c for c in map(str, scores) if _LAYER.search(c))]
         rows = []
         for (task, method), cells in scores.groupby(["task", "method"], sort=False):
             published = TASKS[str(task)](self.configs[str(task)]).published().get(str(method), {})
@@ -162,7 +167,7 @@ class Report:
                     "planned": len(cells),
                     "statuses": " ".join(f"{name}:{count}" for name, count in cells["status"].value_counts().items()),
                 }
-                for figure in COMPARED:
+                for figure in figures:
                     if figure in used:
                         row |= _spread(figure, used[figure].dropna().to_numpy(float))
                 row |= {f"published_{figure}": published.get(figure) for figure in ("precision", "recall", "f1")}
@@ -208,11 +213,15 @@ def _spread(name: str, values: Any) -> dict[str, float | None]:
     }
 
 
+_BY_LAYER = "F1 by layer"
 _COLUMNS = {
     "prec": ("precision_mean", 100, 1),
     "rec": ("recall_mean", 100, 1),
     "F1": ("f1_mean", 100, 1),
     "±": ("f1_std", 100, 1),
+    _BY_LAYER: ("f1_layer_0_mean", 100, 0),
+    "union": ("f1_union_mean", 100, 1),
+    "moved": ("layer_share_error_mean", 100, 1),
     "paper": ("published_f1", 100, 1),
     "AUROC": ("auroc_mean", 100, 1),
     "kept": ("retained_mean", 100, 1),
@@ -223,12 +232,13 @@ _COLUMNS = {
     "ms": ("seconds_per_explanation", 1000, 2),
     "cells": ("cells", 1, 0),
 }
-_DISPENSABLE = ("cells", "rand", "fit s", "±", "ms", "AUROC")
+_DISPENSABLE = ("cells", "rand", "fit s", "±", "ms", "AUROC", "moved", "same0", "union", _BY_LAYER)
 """What a narrow terminal leaves out, first to last; the CSV files have everything."""
 _LEGEND = (
-    "Percent, means over cells. paper: published F1; kept: messages retained; same, same0: predictions unchanged under "
-    "the scored mask, with the method's own and with a zero baseline; rand: correlation with the scores for shuffled "
-    "weights; ms: per explanation; -: none."
+    "Percent, means over cells. F1 by layer: from the first; union: F1 over edges, in whatever layer; moved: share of "
+    "the scores that is in the wrong layer; paper: published F1; kept: messages retained; same, same0: predictions "
+    "unchanged under the scored mask, with the method's own and with a zero baseline; rand: correlation with scores "
+    "for shuffled weights; ms: per explanation; -: none."
 )
 
 
@@ -243,17 +253,14 @@ def print_comparison(report: Report, console: Console) -> None:
         shown = [h for h, (name, *_) in _COLUMNS.items() if name in mine and mine[name].notna().any()]
         width = 2 + int(mine["method"].str.len().max())
         for heading in _DISPENSABLE:
-            if heading in shown and width + 6 * len(shown) > console.width:
+            if heading in shown and width + 6 * len(shown) + 8 * (_BY_LAYER in shown) > console.width:
                 shown.remove(heading)
         table.add_column("method", no_wrap=True)
         for heading in shown:
             table.add_column(heading, justify="right", no_wrap=True, min_width=5)
         for kind in ("method", "control"):
             for row in mine[mine["kind"] == kind].to_dict("records"):
-                cells = (
-                    _number(row[name], scale, digits)
-                    for name, scale, digits in (_COLUMNS[heading] for heading in shown)
-                )
+                cells = (_cell(row, heading) for heading in shown)
                 name = row["method"] if row["status"] == "ok" else f"{row['method']} (partial)"
                 table.add_row(escape(str(name)), *cells, style="dim" if kind == "control" else None)
             table.add_section()
@@ -284,6 +291,14 @@ def _remarks(report: Report) -> list[str]:
         which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
         lines.append(f"{task} · {method} · {which}: {status}: {reason}")
     return lines
+
+
+def _cell(row: Mapping[Any, Any], heading: str) -> str:
+    name, scale, digits = _COLUMNS[heading]
+    if heading != _BY_LAYER or math.isnan(row[name]):
+        return _number(row[name], scale, digits)
+    of_layers = (row.get(f"f1_layer_{k}_mean", math.nan) for k in range(len(row)))
+    return " ".join(_number(value, scale, digits) for value in of_layers if not math.isnan(value))
 
 
 def _number(value: Any, scale: float, digits: int) -> str:

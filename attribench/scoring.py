@@ -21,6 +21,9 @@ from .task import Problem
 SHARES = (0.1, 0.2, 0.3, 0.5)
 """Retained shares at which every method is scored, so that methods meet at equal sparsity."""
 
+LAYER_FIGURES = ("attribution_share", "gold_share", "precision", "recall", "f1", "auroc")
+"""What the scores say of every layer, beside ``layers.csv``."""
+
 METRIC_FALL = 0.01
 """Without gold, the threshold is the sparsest whose validation metric falls by at most this much."""
 
@@ -118,7 +121,11 @@ class Judge:
             # Prefixed, so that no method can write a figure of the harness's.
             per_graph[f"diagnostic_{key}"] = _floats(diagnostic)
             figures[f"diagnostic_{key}"] = float(diagnostic.double().mean())
-        return Scores(name, kind, figures, per_graph, self._score_layers(values, mask))
+        layers = self._score_layers(values, mask)
+        if len(layers) > 1:
+            for k, layer in enumerate(layers):
+                figures.update({f"{name}_layer_{k}": value for name, value in layer.items() if name in LAYER_FIGURES})
+        return Scores(name, kind, figures, per_graph, layers)
 
     def controls(self, name: str, attributions: dict[str, Attribution], seed: int) -> list[Scores]:
         """Score a method's own controls: a random mask matched to its mask, and its learned baseline alone."""
@@ -212,8 +219,6 @@ class Judge:
             figures.update({f"{name}_union": value for name, value in one_mask.items()})
             figures["layer_share_error"] = share_error(values, gold, graphs)
             figures["layer_share_error_mask"] = share_error(mask, gold, graphs)
-            for k, layer in enumerate(by_layer(values, mask, gold)):
-                figures.update({f"{name}_layer_{k}": value for name, value in layer.items() if name != "gold_share"})
         for label in np.unique(classes):
             totals = [np.asarray(count[classes == label].sum()) for count in counts]
             triple = precision_recall_f1(*totals)

@@ -109,7 +109,14 @@ class GraphMask(Method):
 
     name = "graphmask"
     Config = GraphMaskConfig
-    quick = {"steps": 40, "steps_per_layer": 5, "check_every": 20, "tolerance": 1e6, "max_retained": 1.0, "restarts": 0}
+    quick = {
+        "steps": 40,
+        "steps_per_layer": 5,
+        "stop_after": 10**9,
+        "tolerance": 1e6,
+        "max_retained": 1.0,
+        "restarts": 0,
+    }
     steps_option = ("steps", "fit")
     decides = True
     config: GraphMaskConfig

@@ -129,8 +129,19 @@ class LayeredModel(GraphModel):
         return [layer.gate for layer in self.layers if isinstance(layer, GatedConv)]
 
 
-class GatedConv(FastRGCNConv):
-    """FastRGCNConv whose messages are multiplied by the output ``(E, 1)`` of a gate module."""
+class LayeredConv(FastRGCNConv):
+    """FastRGCNConv that multiplies with all relations' weights at once, rather than gather a matrix for every edge."""
+
+    def message(self, x_j: Tensor, edge_type: Tensor, edge_index_j: Tensor) -> Tensor:
+        """Return messages ``(E, D)``."""
+        num_relations, size, _ = self.weight.shape
+        by_relation = (x_j @ self.weight.transpose(0, 1).reshape(size, -1)).view(-1, num_relations, size)
+        messages: Tensor = by_relation[torch.arange(len(edge_type), device=edge_type.device), edge_type]
+        return messages
+
+
+class GatedConv(LayeredConv):
+    """The convolution with messages that are multiplied by the output ``(E, 1)`` of a gate module."""
 
     gate: nn.Module
 
@@ -226,7 +237,7 @@ class Layered(Task):
             self.set_weights(layer, k, width)
         return layer
 
-    def set_weights(self, layer: FastRGCNConv, k: int, width: int) -> None:
+    def set_weights(self, layer: LayeredConv, k: int, width: int) -> None:
         """Let signals pass as the task says, keep roles, and let chatter flow."""
         chatter, signals = self.config.chatter, len(self.read)
         layer.root.zero_()
@@ -235,9 +246,9 @@ class Layered(Task):
         layer.weight[:, :width, :signals] = self.passes(k)
         layer.weight[:, :, width:] = torch.randn(len(self.edge_types), width + chatter, chatter)
 
-    def convolution(self, k: int, size: int) -> FastRGCNConv:
+    def convolution(self, k: int, size: int) -> LayeredConv:
         """Return a convolution whose weights are set afterwards."""
-        return FastRGCNConv(size, size, len(self.edge_types), aggr="add", bias=False)
+        return LayeredConv(size, size, len(self.edge_types), aggr="add", bias=False)
 
     def gold(self, graphs: GraphBatch) -> Tensor:
         """Return the messages used, ``(K, E)`` bool, from the algorithm's signals in whole numbers."""

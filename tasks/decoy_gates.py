@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import FastRGCNConv
 
 from attribench.registry import TASKS
 
-from ._layered import GatedConv
+from ._layered import GatedConv, LayeredConv
 from .two_hop import GREY, TwoHop
 
 COUNTS, DECOY, OTHER = 0.1, 0.9, 0.5
@@ -40,7 +39,7 @@ class DecoyGates(TwoHop):
 
     name = "decoy-gates"
 
-    def convolution(self, k: int, size: int) -> FastRGCNConv:
+    def convolution(self, k: int, size: int) -> LayeredConv:
         """Return a convolution with gates."""
         gates = torch.full((len(self.edge_types),), OTHER)
         gates[k % 2], gates[GREY] = COUNTS, DECOY
@@ -48,7 +47,7 @@ class DecoyGates(TwoHop):
         layer.gate = TypeGate(gates)
         return layer
 
-    def set_weights(self, layer: FastRGCNConv, k: int, width: int) -> None:
+    def set_weights(self, layer: LayeredConv, k: int, width: int) -> None:
         """Divide by the gates, and silence grey edges."""
         super().set_weights(layer, k, width)
         layer.weight /= layer.gate.logits.sigmoid()[:, None, None]

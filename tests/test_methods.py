@@ -215,7 +215,8 @@ def test_graphmask_restores_the_best_probe_and_weighs_the_constraint_more() -> N
     kind = METHODS["graphmask"]
     options = {"steps": 60, "steps_per_layer": 10, "check_every": 10, "patience": 2, "restored_raise": 1.5}
     method: Any = kind(kind.Config(**options, multiplier_learning_rate=1e-9), subject=subject)
-    check, found, raised = method._check, [], []
+    check, raised = method._check, list[float]()
+    found: list[tuple[int, Any]] = []
 
     def judge(validation: Any, lowest: int) -> Any:
         """Call every probe infeasible once the lower layer is gated, except the first."""
