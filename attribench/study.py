@@ -47,6 +47,27 @@ class Reference:
             )
         return float(rows[figure].iloc[0])
 
+    def get(self, run: str, method: str, figure: str, task: str | None = None) -> float | None:
+        """Return a figure of one row of a comparison; None where there is none."""
+        known = figure in self.table(run) and method in set(self.table(run).query("cells > 0")["method"])
+        value = self.value(run, method, figure, task) if known else math.nan
+        return None if math.isnan(value) else value
+
+    def lowest(self, run: str, method: str, figure: str, task: str) -> float:
+        """Return the smallest value over the cells of a figure of the scores; a cell without one counts as 0."""
+        table = self.table(run, "scores")
+        rows = table[(table["method"] == method) & (table["task"] == task)]
+        return float(rows[figure].fillna(0).min())
+
+    def methods(self, run: str, task: str) -> list[str]:
+        """Return the methods that have figures for a task, in the order of the table."""
+        table = self.table(run).query("kind == 'method' and status == 'ok' and cells > 0")
+        return [str(name) for name in table[table["task"] == task]["method"]]
+
+    def tasks(self, run: str, task: str) -> list[str]:
+        """Return a task and its variants, in the order of the table."""
+        return [str(name) for name in self.table(run)["task"].unique() if str(name).partition("[")[0] == task]
+
     def mean(self, run: str, method: str, figure: str, task: str | None = None) -> float:
         """Return the mean over cells of a figure of the scores."""
         table = self.table(run, "scores").query("status == 'ok'")
@@ -59,15 +80,20 @@ class Reference:
         return [str(name) for name in names if str(name).partition("[")[0] == method]
 
 
-def render_card(task: str) -> str:
-    """Render ``tasks/<task>_card.md.j2`` with the results under ``results/reference/<task>``."""
-    folder = ROOT / "results" / "reference" / task
+def render_card(study: str, **about: Any) -> str:
+    """Render ``tasks/<study>_card.md.j2`` with the results under ``results/reference/<study>``.
+
+    Args:
+        study: name of the study; several tasks may share one.
+        about: further variables of the template, such as the task's name.
+    """
+    folder = ROOT / "results" / "reference" / study
     if not folder.is_dir():
-        return f"The reference results of {task!r} are not here: they are part of the repository, not of the package."
+        return f"The reference results of {study!r} are not here: they are part of the repository, not of the package."
     environment = Environment(loader=FileSystemLoader(ROOT / "tasks"), undefined=StrictUndefined, trim_blocks=True)
     environment.filters["percent"] = _percent
-    template = environment.get_template(f"{task}_card.md.j2")
-    return template.render(reference=Reference(folder))
+    template = environment.get_template(f"{study}_card.md.j2")
+    return template.render(reference=Reference(folder), **about)
 
 
 def _percent(value: Any) -> str:

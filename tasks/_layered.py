@@ -7,8 +7,8 @@ drawn at random, every message carries some, it moves from layer to layer throug
 reads it: a message that does not matter is not zero.
 
 **The gold.** A message is *used* if replacing it by zero changes the prediction in some context the task allows. A
-context is any graph of the task in which the same message is sent along the same edge between nodes in the same
-state, and any set of other messages that are replaced as well. So a message is used when the algorithm has to read
+context is any graph of the task, with any set of other messages replaced by zero, in which the same message is sent
+along an edge of the same type between nodes in the same state. So a message is used when the algorithm has to read
 it, also where it turns out not to be decisive, as the toy's edges of a colour in the query are; and what is used can
 be told from what the message and its two nodes say, without looking ahead.
 
@@ -38,6 +38,7 @@ from attribench.method import config
 from attribench.model import GraphModel
 from attribench.output import GraphClassification
 from attribench.seeds import generator
+from attribench.study import render_card
 from attribench.task import SPLITS, Problem, Split, Task, TaskSeeds, Workshop
 from attribench.training import accuracy
 
@@ -162,6 +163,10 @@ class Layered(Task):
     saturates: ClassVar[bool] = False
     config: Any
 
+    def card(self) -> str:
+        """Return the docstring, with its proof, and what the reference study found."""
+        return f"# {self.name}\n\n{super().card()}\n\n{render_card('layers', task=self.name).strip()}\n"
+
     @abstractmethod
     def draw(self, count: int, draw: torch.Generator) -> Drawn:
         """Draw graphs."""
@@ -238,10 +243,10 @@ class Layered(Task):
         return layer
 
     def set_weights(self, layer: LayeredConv, k: int, width: int) -> None:
-        """Let signals pass as the task says, keep roles, and let chatter flow."""
+        """Let signals pass as the task says, keep roles and chatter, and let new chatter flow in."""
         chatter, signals = self.config.chatter, len(self.read)
         layer.root.zero_()
-        layer.root[signals:width, signals:width] = torch.eye(width - signals)
+        layer.root[signals:, signals:] = torch.eye(len(layer.root) - signals)
         layer.weight.zero_()
         layer.weight[:, :width, :signals] = self.passes(k)
         layer.weight[:, :, width:] = torch.randn(len(self.edge_types), width + chatter, chatter)
