@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,9 @@ class Reference:
 
     def get(self, run: str, method: str, figure: str, task: str | None = None) -> float | None:
         """Return a figure of one row of a comparison; None where there is none."""
-        known = figure in self.table(run) and method in set(self.table(run).query("cells > 0")["method"])
-        value = self.value(run, method, figure, task) if known else math.nan
+        if figure not in self.table(run) or (task is not None and method not in self.rows(run, task)):
+            return None
+        value = self.value(run, method, figure, task)
         return None if math.isnan(value) else value
 
     def lowest(self, run: str, method: str, figure: str, task: str) -> float:
@@ -59,10 +61,14 @@ class Reference:
         rows = table[(table["method"] == method) & (table["task"] == task)]
         return float(rows[figure].fillna(0).min())
 
+    def rows(self, run: str, task: str, kinds: Sequence[str] = ("method", "control")) -> list[str]:
+        """Return the methods and controls that have figures for a task, in the order of the table."""
+        table = self.table(run).query("status == 'ok' and cells > 0")
+        return [str(name) for name in table[(table["task"] == task) & table["kind"].isin(kinds)]["method"]]
+
     def methods(self, run: str, task: str) -> list[str]:
-        """Return the methods that have figures for a task, in the order of the table."""
-        table = self.table(run).query("kind == 'method' and status == 'ok' and cells > 0")
-        return [str(name) for name in table[table["task"] == task]["method"]]
+        """Return the methods that have figures for a task."""
+        return self.rows(run, task, ("method",))
 
     def tasks(self, run: str, task: str) -> list[str]:
         """Return a task and its variants, in the order of the table."""
