@@ -14,12 +14,15 @@ from torch_geometric.nn import GraphConv, MessagePassing
 
 from attribench.contract import contract_subject, random_graphs
 from attribench.errors import Infeasible
+from attribench.gold import by_layer
 from attribench.graphs import GraphBatch
 from attribench.hard_concrete import HardConcrete
 from attribench.method import Subject
 from attribench.model import GraphModel
 from attribench.output import GraphClassification
-from attribench.registry import METHODS
+from attribench.registry import METHODS, TASKS
+from attribench.settings import make_config
+from attribench.task import TaskSeeds, Workshop, build_problem, without_cache
 
 
 class SumOfMessages(MessagePassing):
@@ -298,3 +301,20 @@ def test_graphmask_finds_the_edges_that_matter() -> None:
     empty = method.attribute(one_type).hard_mask
     assert empty is not None
     assert not empty.any()
+
+
+def test_graphmask_finds_the_layer() -> None:
+    """On a path of a red and a blue edge, red edges are retained in the first layer and blue ones in the second."""
+    task = TASKS["two-hop"]
+    config = make_config("two-hop", task.Config, {"train": 600, "validation": 100, "test": 60})
+    problem = build_problem(task(config), TaskSeeds(1000, 1000), Workshop(torch.device("cpu"), without_cache))
+    kind = METHODS["graphmask"]
+    rates = {"learning_rate": 3e-3, "baseline_learning_rate": 3e-4}  # for the sake of speed
+    method = kind(kind.Config(steps=800, steps_per_layer=200, **rates), subject=problem.subject(), seed=0)
+    method.fit()
+    test = problem.splits["test"]
+    mask = method.attribute(test.graphs).hard_mask
+    assert mask is not None
+    assert test.gold is not None
+    for row in by_layer(mask.float(), mask, test.gold):
+        assert row["f1"] > 0.9
