@@ -275,7 +275,7 @@ def _remarks(report: Report) -> list[str]:
     lines = []
     for task, rows in report.tasks().groupby("task", sort=False) if report.problems else []:
         named = ("data_seed", "model_seed", "epochs")
-        hidden = [c for c in rows if c in named or str(c).endswith(("_changed", "_messages"))]
+        hidden = [c for c in rows if c in named or str(c).endswith(("_changed", "_change", "_messages", "_share"))]
         figures = rows.select_dtypes("number").drop(columns=hidden, errors="ignore")
         parts = ", ".join(f"{name} {value:.3f}" for name, value in figures.min().dropna().items())
         confirmed = rows["gold_confirmed"].dropna()
