@@ -58,10 +58,10 @@ def by_layer(values: Tensor, mask: Tensor, gold: Tensor) -> list[dict[str, Any]]
 
 
 def share_error(values: Tensor, gold: Tensor, graphs: GraphBatch) -> float | None:
-    """Return how far a graph's attribution is from the right layers, in [0, 1].
+    """Return how far the layers' shares of a graph's scores are from their shares of its gold messages, in [0, 1].
 
-    The total variation distance between the layers' shares of a graph's scores and their shares of its gold messages:
-    the share that would have to move to another layer. The mean over the graphs that have both; None where none has.
+    The total variation distance, which says nothing of which messages the scores are on; the mean over the graphs that
+    have both; None where none has.
 
     Args:
         values: ``(L, E)``, scores that are not negative, or a mask.

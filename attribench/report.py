@@ -165,6 +165,7 @@ class Report:
                     "status": status,
                     "cells": len(used),
                     "planned": len(cells),
+                    "one_mask": bool(cells["one_mask"].fillna(False).any()) if "one_mask" in cells else False,
                     "statuses": " ".join(f"{name}:{count}" for name, count in cells["status"].value_counts().items()),
                 }
                 for figure in figures:
@@ -232,14 +233,20 @@ _COLUMNS = {
     "ms": ("seconds_per_explanation", 1000, 2),
     "cells": ("cells", 1, 0),
 }
-_DISPENSABLE = ("cells", "rand", "fit s", "±", "ms", "AUROC", "moved", "same0", "union", _BY_LAYER)
+_DISPENSABLE = ("cells", "rand", "fit s", "±", "ms", "AUROC", "moved", "same0", "kept", "same", "union", _BY_LAYER)
 """What a narrow terminal leaves out, first to last; the CSV files have everything."""
-_LEGEND = (
-    "Percent, means over cells. F1 by layer: from the first; union: F1 over edges, in whatever layer; moved: share of "
-    "the scores that is in the wrong layer; paper: published F1; kept: messages retained; same, same0: predictions "
-    "unchanged under the scored mask, with the method's own and with a zero baseline; rand: correlation with scores "
-    "for shuffled weights; ms: per explanation; -: none."
-)
+_LEGEND = {
+    _BY_LAYER: "from the first",
+    "union": "F1 over edges, in whatever layer",
+    "moved": "how far the layers' shares of the scores are from their shares of the gold",
+    "paper": "published F1",
+    "kept": "messages retained",
+    "same": "predictions unchanged under the scored mask with the method's own baseline",
+    "same0": "the same with a zero baseline",
+    "rand": "correlation with scores for shuffled weights",
+    "ms": "per explanation",
+    "-": "none",
+}
 
 
 def print_comparison(report: Report, console: Console) -> None:
@@ -247,25 +254,29 @@ def print_comparison(report: Report, console: Console) -> None:
     comparison, costs = report.comparison(), report.costs()
     costs = costs.drop(columns=[*KEYS[2:], "status"]).groupby(["task", "method"]).mean(numeric_only=True)
     rows = comparison.join(costs, on=["task", "method"])
+    explained = {"-"}
     for task in report.task_names():
         table = Table(title=escape(f"{task}: {TASKS[task].summary()}"), title_justify="left", box=box.SIMPLE, padding=0)
         mine = rows[rows["task"] == task]
         shown = [h for h, (name, *_) in _COLUMNS.items() if name in mine and mine[name].notna().any()]
-        width = 2 + int(mine["method"].str.len().max())
+        names = [_name(row) for row in mine.to_dict("records")]
+        cells = {h: [_cell(row, h) for row in mine.to_dict("records")] for h in shown}
+        widths = {h: 1 + max(5, len(h), *map(len, texts)) for h, texts in cells.items()}
         for heading in _DISPENSABLE:
-            if heading in shown and width + 6 * len(shown) + 8 * (_BY_LAYER in shown) > console.width:
+            if heading in shown and 3 + max(map(len, names)) + sum(widths[h] for h in shown) > console.width:
                 shown.remove(heading)
+        explained.update(shown)
         table.add_column("method", no_wrap=True)
         for heading in shown:
             table.add_column(heading, justify="right", no_wrap=True, min_width=5)
         for kind in ("method", "control"):
-            for row in mine[mine["kind"] == kind].to_dict("records"):
-                cells = (_cell(row, heading) for heading in shown)
-                name = row["method"] if row["status"] == "ok" else f"{row['method']} (partial)"
-                table.add_row(escape(str(name)), *cells, style="dim" if kind == "control" else None)
+            for i in (mine["kind"] == kind).to_numpy().nonzero()[0]:
+                texts = (cells[heading][i] for heading in shown)
+                table.add_row(escape(names[i]), *texts, style="dim" if kind == "control" else None)
             table.add_section()
         console.print(table)
-    console.print(_LEGEND, style="dim")
+    legend = "; ".join(f"{heading}: {text}" for heading, text in _LEGEND.items() if heading in explained)
+    console.print(f"Percent, means over cells. {legend}.", style="dim")
     for line in _remarks(report):
         console.print(line, markup=False, highlight=False)
 
@@ -291,6 +302,11 @@ def _remarks(report: Report) -> list[str]:
         which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
         lines.append(f"{task} · {method} · {which}: {status}: {reason}")
     return lines
+
+
+def _name(row: Mapping[Any, Any]) -> str:
+    notes = [text for text, said in (("partial", row["status"] != "ok"), ("one mask", row["one_mask"])) if said]
+    return f"{row['method']} ({', '.join(notes)})" if notes else str(row["method"])
 
 
 def _cell(row: Mapping[Any, Any], heading: str) -> str:

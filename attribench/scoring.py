@@ -135,9 +135,11 @@ class Judge:
         mask = test.hard_mask
         if mask is None:
             mask = threshold(values, self.choose_threshold(attributions["validation"])[0])
-        matched = random_like(mask, graphs, derive("matched random", seed))
+        own = mask if test.per_layer else mask[:1]
+        matched = random_like(own, graphs, derive("matched random", seed)).expand_as(mask)
         scores = matched.to(values.dtype)
-        rows = [self.score(f"random({name})", {"test": Attribution(scores, hard_mask=matched)}, "control", "matched")]
+        random = Attribution(scores, hard_mask=matched, per_layer=test.per_layer)
+        rows = [self.score(f"random({name})", {"test": random}, "control", "matched")]
         if test.baselines is not None:
             closed = Attribution(scores * 0, hard_mask=matched & False, baselines=test.baselines)
             rows.append(self.score(f"drop-all({name})", {"test": closed}, "control", "all closed, own baseline"))

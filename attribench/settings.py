@@ -94,6 +94,8 @@ def make_config(plugin: str, kind: type[Any], options: Mapping[str, Any]) -> Any
             raise UserError(f"expected an option of {plugin} among {valid}; got {name!r}.{hint}")
     try:
         return kind(**options)
+    except UserError as error:
+        raise UserError(f"{plugin}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         option = ".".join(str(part) for part in (plugin, *first["loc"]))

@@ -57,7 +57,7 @@ class GraphMaskConfig:
     restored_raise: float = Field(2.0, ge=0, description="what the raw multiplier rises by on restoring")
     max_retained: float = Field(0.95, gt=0, le=1, description="retaining more than this share is a collapse")
     stop_after: int = Field(
-        12, ge=1, description="validations in a row without a sparser probe after which training stops"
+        12, ge=1, description="validations without a sparser probe, since one was restored, that end it"
     )
     restarts: int = Field(1, ge=0, description="further attempts, from derived seeds, after a collapse")
 

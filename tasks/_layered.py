@@ -52,22 +52,40 @@ START = 0
 class LayeredConfig:
     """Options of the tasks with a gold mask for every layer."""
 
+    usual: ClassVar[int] = 6
+
     depth: int = Field(2, ge=2, le=10, description="number of layers K")
-    min_nodes: int = Field(6, ge=4, description="fewest nodes of a graph")
-    max_nodes: int = Field(10, ge=4, description="most nodes of a graph")
-    density: float = Field(1.5, ge=0, description="mean number of random edges out of a node")
-    chatter: int = Field(4, ge=0, description="channels that every message fills and nothing reads")
-    sharpness: float = Field(6.0, gt=0, description="logit of one unit of signal; decisions are half of it away from 0")
+    min_nodes: int | None = Field(None, ge=4, le=1000, description="fewest nodes of a graph; None: 6, or depth + 2")
+    max_nodes: int | None = Field(None, ge=4, le=1000, description="most nodes of a graph; None: 4 more")
+    density: float = Field(1.5, gt=0, description="mean number of random edges out of a node")
+    chatter: int = Field(4, ge=0, le=1000, description="channels that every message fills and nothing reads")
+    sharpness: float = Field(
+        6.0, ge=1e-3, le=1e3, description="logit of one unit of signal; decisions are half of it away from 0"
+    )
     train: int = Field(2_000, ge=1, description="training graphs, which methods fit on; the model is not trained")
     validation: int = Field(200, ge=1, description="validation graphs")
     test: int = Field(200, ge=1, description="test graphs")
 
     def __post_init__(self) -> None:
-        if not self.depth + 2 <= self.min_nodes <= self.max_nodes:
+        fewest = self.fewest()
+        if self.min_nodes is None:
+            object.__setattr__(self, "min_nodes", min(max(self.usual, fewest), self.max_nodes or self.usual + fewest))
+        if self.max_nodes is None:
+            object.__setattr__(self, "max_nodes", self.sizes[0] + 4)
+        if not fewest <= self.sizes[0] <= self.sizes[1]:
             raise UserError(
-                f"expected depth + 2 <= min_nodes <= max_nodes; got depth {self.depth} and {self.min_nodes} to "
-                f"{self.max_nodes} nodes: raise min_nodes and max_nodes, or lower depth"
+                f"expected {fewest} <= min_nodes <= max_nodes, as many as the options of this task need; got "
+                f"{self.sizes[0]} to {self.sizes[1]}: change one of the two, or leave both out"
             )
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Return the fewest and most nodes."""
+        return self.min_nodes or 0, self.max_nodes or 0
+
+    def fewest(self) -> int:
+        """Return the fewest nodes that leave room for what is planted, and for a walk beside it."""
+        return self.depth + 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,8 +182,9 @@ class Layered(Task):
     config: Any
 
     def card(self) -> str:
-        """Return the docstring, with its proof, and what the reference study found."""
-        return f"# {self.name}\n\n{super().card()}\n\n{render_card('layers', task=self.name).strip()}\n"
+        """Return the docstring with its proof, what gold means, and what the reference study found."""
+        findings = render_card("layers", task=self.name).strip()
+        return f"# {self.name}\n\n{super().card()}\n\n## What these tasks share\n\n{__doc__}\n{findings}\n"
 
     @abstractmethod
     def draw(self, count: int, draw: torch.Generator) -> Drawn:
@@ -285,8 +304,8 @@ def random_graphs(
     Returns:
         types ``(G, N, N)``, -1 where there is no edge, and the number of nodes ``(G,)``.
     """
-    most = config.max_nodes
-    num_nodes = torch.randint(config.min_nodes, most + 1, (count,), generator=draw)
+    least, most = config.sizes
+    num_nodes = torch.randint(least, most + 1, (count,), generator=draw)
     exists = torch.rand(count, most, most, generator=draw) < (config.density / (num_nodes - 1))[:, None, None]
     there = torch.arange(most) < num_nodes[:, None]
     exists &= there[:, :, None] & there[:, None, :] & ~torch.eye(most, dtype=torch.bool)

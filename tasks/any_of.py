@@ -10,8 +10,9 @@ above 1 as 1. The target's signal after layer K says whether a lit node reaches 
 **Gold.** The messages over links whose source has a signal; in the last layer those into the target, in the last but
 one those into other nodes. *Others are not used*: a message without signal adds nothing; after the last layer only
 the target is read, and it has no edge to itself. *These are used*: in some graph links continue from the message's
-target to the target over nodes of their own. Replace all other messages but theirs by zero: the OR now hangs on this
-one. Where the others are kept it changes nothing: a search for the smallest sufficient set keeps one path of many.
+target to the target over nodes of their own. In this layer and the later ones, replace all other messages but theirs
+by zero; earlier layers stay, so the same message is sent. The OR now hangs on it. Where the others are kept it
+changes nothing: a search for the smallest sufficient set keeps one path of many.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attribench.errors import UserError
 from attribench.method import config
 from attribench.registry import TASKS
 
@@ -36,17 +36,15 @@ LINK, PLAIN, DASHED = 0, 1, 2
 class AnyOfConfig(LayeredConfig):
     """Options of :class:`LayeredConfig`, and how many edges suffice."""
 
-    min_nodes: int = Field(10, ge=4, description="fewest nodes of a graph")
-    max_nodes: int = Field(14, ge=4, description="most nodes of a graph")
+    usual: ClassVar[int] = 10
+    min_nodes: int | None = Field(
+        None, ge=4, le=1000, description="fewest nodes of a graph; None: 10, or sufficient * depth + 1"
+    )
     sufficient: int = Field(3, ge=2, description="nodes of every level: edges that suffice into each of the next")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.sufficient * self.depth >= self.min_nodes:
-            raise UserError(
-                f"expected any-of.min_nodes > sufficient * depth = {self.sufficient * self.depth}; got "
-                f"{self.min_nodes}: raise min_nodes and max_nodes, or lower one of the two"
-            )
+    def fewest(self) -> int:
+        """Return the number of nodes of all levels and the target."""
+        return max(super().fewest(), self.sufficient * self.depth + 1)
 
 
 @TASKS.register
@@ -72,8 +70,8 @@ class AnyOf(Layered):
         into = types[:, :, TARGET]
         other = torch.randint(PLAIN, DASHED + 1, into.shape, generator=draw)
         types[:, :, TARGET] = torch.where((kind == 3)[:, None] & (into == LINK), other, into)
-        lit = marks(count, config.max_nodes, *levels[0]).sum(2, keepdim=True) * (kind != 2)[:, None, None]
-        return Drawn(types, lit, marks(count, config.max_nodes, TARGET), num_nodes)
+        lit = marks(count, config.sizes[1], *levels[0]).sum(2, keepdim=True) * (kind != 2)[:, None, None]
+        return Drawn(types, lit, marks(count, config.sizes[1], TARGET), num_nodes)
 
     def passes(self, layer: int) -> Tensor:
         """Pass the signal along links."""

@@ -10,9 +10,10 @@ those into the centre, in the last but one those into other nodes. *Others are n
 adds the same to both sides of the comparison, in the centre as on the way, since all that follows is a sum; after the
 last layer only the centre is read; it has no edge to itself, so what enters it in the last layer but one is lost.
 *These are used*: in some graph there is a walk from the message's target to the centre over nodes of their own, of
-the length that is left; replace all other messages by zero, except those of that walk. The difference of the counts
-at the centre is now the message's own. If it is positive, the answer is yes, and no without it. If it is negative,
-take the graph that has also a walk over which the difference to it becomes positive, by 1: with the message the
+the length that is left. In this layer and the later ones, replace all other messages by zero, except those of that
+walk; earlier layers stay, so the same message is sent. The difference of the counts at the centre is now the
+message's own. If it is positive, the answer is yes, and no without it. If it is negative, take a graph with a second
+such walk, whose messages are kept too and which makes the difference without this message 1: with the message the
 answer is no, without it yes.
 """
 
@@ -35,7 +36,7 @@ COLOURS = 4
 class NeighbourCountConfig(LayeredConfig):
     """Options of :class:`LayeredConfig`; denser by default, so that there is something to count."""
 
-    density: float = Field(2.0, ge=0, description="mean number of random edges out of a node")
+    density: float = Field(2.0, gt=0, description="mean number of random edges out of a node")
 
 
 @TASKS.register
@@ -55,7 +56,7 @@ class NeighbourCount(Layered):
         x = torch.randint(COLOURS, (count,), generator=draw)
         y = (x + torch.randint(1, COLOURS, (count,), generator=draw)) % COLOURS
         query = F.one_hot(torch.stack([x, y], 1), COLOURS).flatten(1).float()
-        most = self.config.max_nodes
+        most = self.config.sizes[1]
         roles = torch.cat([marks(count, most, TARGET), query[:, None].expand(-1, most, -1)], dim=2)
         return Drawn(types, torch.zeros(count, most, 2), roles, num_nodes)
 

@@ -59,7 +59,7 @@ class Relay(Layered):
         other = torch.randint(PLAIN, DASHED + 1, (count,), generator=draw)
         for k, (u, v) in enumerate(pairwise(nodes)):
             types[:, u, v] = torch.where(broken == k, other, MARKED)
-        nodes_most = self.config.max_nodes
+        nodes_most = self.config.sizes[1]
         return Drawn(types, marks(count, nodes_most, START), marks(count, nodes_most, TARGET), num_nodes)
 
     def passes(self, layer: int) -> Tensor:

@@ -9,9 +9,9 @@ target, in the last but one those into other nodes. *Others are not used*: a mes
 after the last layer only the target is read; the target has no edge to itself, so what enters it in the last layer
 but one is lost. *These are used*: the edges out of the message's target may be any that the task draws, so in some
 graph they continue the walk with the right colours to the target over nodes of their own (or need not, in the last
-layer). Replace every other message by zero, except those of that walk: the path now hangs on this message, and the
-answer changes from yes to no when it is replaced too. A red edge is never used in an even layer, nor a blue one in an
-odd layer.
+layer). In this layer and the later ones, replace all other messages by zero, except those of that walk; earlier
+layers stay, so the same message is sent. The answer now hangs on it: yes with it, no without. A red edge is never
+used in an even layer, nor a blue one in an odd layer.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TwoHop(Layered):
         for k, (u, v) in enumerate(pairwise(nodes)):
             colour = torch.randint(3, (count,), generator=draw)
             types[:, u, v] = torch.where(right, k % 2, colour)
-        nodes_most = self.config.max_nodes
+        nodes_most = self.config.sizes[1]
         return Drawn(types, marks(count, nodes_most, START), marks(count, nodes_most, TARGET), num_nodes)
 
     def passes(self, layer: int) -> Tensor:

@@ -910,20 +910,24 @@ def test_neighbour_count_treats_all_colours_alike() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("two-hop", {"depth": 5}, "depth 5 and 6 to 10 nodes: raise min_nodes"),
-        ("relay", {"depth": 9}, "expected depth + 2 <= min_nodes <= max_nodes; got depth 9"),
-        ("shared-layers", {"depth": 5}, "or lower depth"),
-        ("decoy-gates", {"min_nodes": 9, "max_nodes": 8}, "got depth 2 and 9 to 8 nodes"),
-        ("neighbour-count", {"min_nodes": 20}, "20 to 10 nodes"),
+        ("two-hop", {"depth": 5, "min_nodes": 6}, "two-hop: expected 7 <= min_nodes <= max_nodes, .* got 6 to 10"),
+        ("relay", {"depth": 9, "max_nodes": 10}, "relay: expected 11 <= min_nodes .* got 10 to 10: change one"),
+        ("shared-layers", {"depth": 5, "max_nodes": 5}, "shared-layers: expected 7 <= .* got 5 to 5"),
+        ("decoy-gates", {"min_nodes": 9, "max_nodes": 8}, "expected 4 <= min_nodes <= max_nodes, .* got 9 to 8"),
+        ("neighbour-count", {"min_nodes": 1001}, "neighbour-count.min_nodes: .* 1000; got 1001"),
+        ("neighbour-count", {"density": 0}, "neighbour-count.density: .* 0; got 0"),
         ("neighbour-count", {"min_nodes": 3}, "neighbour-count.min_nodes: .* 4; got 3"),
-        ("any-of", {"min_nodes": 15}, "15 to 14 nodes"),
-        ("any-of", {"sufficient": 5}, "min_nodes > sufficient \\* depth = 10; got 10: raise"),
-        ("any-of", {"depth": 4}, "min_nodes > sufficient \\* depth = 12; got 10: raise"),
+        (
+            "any-of",
+            {"sufficient": 5, "min_nodes": 10},
+            "any-of: expected 11 <= min_nodes .* got 10 to 14",
+        ),
+        ("any-of", {"depth": 4, "max_nodes": 12}, "any-of: expected 13 <= min_nodes <= max_nodes, .* got 12 to 12"),
         ("any-of", {"sufficient": 1}, "any-of.sufficient: .* 2; got 1"),
         ("two-hop", {"depth": 1}, "two-hop.depth: .* 2; got 1"),
         ("two-hop", {"depth": 11, "min_nodes": 20, "max_nodes": 20}, "two-hop.depth: .* 10; got 11"),
         ("relay", {"density": -0.5}, "relay.density: .* 0; got -0.5"),
-        ("relay", {"sharpness": 0}, "relay.sharpness: .* 0; got 0"),
+        ("relay", {"sharpness": 0}, "relay.sharpness: .* 0.001; got 0"),
         ("two-hop", {"sufficient": 3}, "expected an option of two-hop among depth"),
     ],
 )
@@ -931,6 +935,15 @@ def test_bad_configurations_are_refused_in_one_line(name: str, options: dict[str
     with pytest.raises(UserError, match=says.replace(" + ", r" \+ ")) as refused:
         make_task(name, **options)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("depth", [2, 4, 5, 9])
+@pytest.mark.parametrize("name", NAMES)
+def test_graphs_grow_with_depth_where_sizes_are_left_out(name: str, depth: int) -> None:
+    usual, needed = (10, 3 * depth + 1) if name == "any-of" else (6, depth + 2)
+    assert make_task(name, depth=depth).config.sizes == (max(usual, needed), max(usual, needed) + 4)
+    assert make_task(name, depth=depth, max_nodes=40).config.sizes == (max(usual, needed), 40)
+    assert make_task(name, depth=depth, min_nodes=30).config.sizes == (30, 34)
 
 
 @pytest.mark.parametrize("name", NAMES)
