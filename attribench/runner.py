@@ -266,8 +266,17 @@ class Runner:
                 graphs = test.select(torch.arange(count, device=test.device))
                 attributions["randomised"] = method.attribute(graphs)
                 attributions["randomised"].check(graphs, subject.num_layers)
-            except Exception:  # the check is not the cell: what was found about the trained model stays
-                logger.warning("%s could not explain the model with shuffled weights", cell.method, exc_info=True)
+            except Exception as error:  # the check is not the cell: what was found about the trained model stays
+                expected = isinstance(error, Infeasible)
+                what = "%s on %s, for a model with shuffled weights: %s"
+                logger.log(
+                    logging.INFO if expected else logging.WARNING,
+                    what,
+                    cell.method,
+                    cell.task,
+                    error,
+                    exc_info=not expected,
+                )
                 attributions.pop("randomised", None)
                 figures["randomised_failed"] = 1.0
         costs["randomised_seconds"] = watch.seconds

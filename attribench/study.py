@@ -57,9 +57,12 @@ class Reference:
 
     def lowest(self, run: str, method: str, figure: str, task: str) -> float:
         """Return the smallest value over the cells of a figure of the scores; a cell without one counts as 0."""
+        return min(0.0 if math.isnan(value) else value for value in self.each(run, method, figure, task))
+
+    def each(self, run: str, method: str, figure: str, task: str) -> list[float]:
+        """Return a figure of the scores for every cell, in the order of the seeds; NaN for a cell without one."""
         table = self.table(run, "scores")
-        rows = table[(table["method"] == method) & (table["task"] == task)]
-        return float(rows[figure].fillna(0).min())
+        return [float(x) for x in table[(table["method"] == method) & (table["task"] == task)][figure]]
 
     def rows(self, run: str, task: str, kinds: Sequence[str] = ("method", "control")) -> list[str]:
         """Return the methods and controls that have figures for a task, in the order of the table."""

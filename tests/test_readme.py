@@ -63,6 +63,12 @@ def test_the_task(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert float(scores["unchanged_zero"]["gold"]) > 0.98  # the gold is what the model uses
 
 
+def test_the_table_of_the_layered_tasks_is_that_of_their_cards() -> None:
+    card = TASKS["relay"]().card()
+    table = card[card.index("| F1, and (F1 over edges") :].strip()
+    assert table in README
+
+
 def test_the_conclusions_are_those_of_the_card() -> None:
     card = TASKS["toy"]().card()
     section = card[card.index("## The paper's conclusions") : card.index("## What the conclusions depend on")]

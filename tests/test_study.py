@@ -1,5 +1,6 @@
 """Studies keep their small CSV files; cards are computed from them."""
 
+import math
 import re
 import sys
 import tomllib
@@ -82,13 +83,85 @@ def test_cards_are_of_named_tasks(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "expected --card with names of tasks" in capsys.readouterr().err
 
 
-def test_the_reference_results_are_those_of_the_study() -> None:
-    runs = tomllib.loads((study.ROOT / "tasks" / "toy_study.toml").read_text())
-    assert {path.name for path in REFERENCE.iterdir()} == set(runs)
-    for name, run_ in runs.items():
-        table = pd.read_csv(REFERENCE / name / "comparison.csv").query("kind == 'method'")
+@pytest.mark.parametrize("name", ["toy", "layers"])
+def test_the_reference_results_are_those_of_the_study(name: str) -> None:
+    runs = tomllib.loads((study.ROOT / "tasks" / f"{name}_study.toml").read_text())
+    reference = REFERENCE.parent / name
+    assert {path.name for path in reference.iterdir()} == set(runs)
+    for run_name, run_ in runs.items():
+        table = pd.read_csv(reference / run_name / "comparison.csv").query("kind == 'method'")
         methods = list(METHODS) if run_["methods"] == "all" else run_["methods"]
         tasks = [run_["task"]] if isinstance(run_["task"], str) else run_["task"]
         assert set(table["method"]) == set([methods] if isinstance(methods, str) else methods)
         assert set(table["task"]) == set(tasks)
         assert set(table["planned"]) == {run_["seeds"]}
+
+
+LAYERED = ("two-hop", "relay", "shared-layers", "neighbour-count", "any-of", "decoy-gates")
+
+
+@pytest.mark.parametrize("name", LAYERED)
+def test_the_cards_of_the_layered_tasks_say_what_the_reference_files_say(name: str) -> None:
+    card = TASKS[name]().card()
+    folder = REFERENCE.parent / "layers"
+    scores = pd.read_csv(folder / "methods" / "scores.csv").query("task == @name and status == 'ok'")
+    rows = scores[scores["kind"] == "method"].groupby("method")
+    for method, cells in rows:
+        assert len(cells) == 5
+        by_layer = [c for c in cells if str(c).startswith("f1_layer_") and cells[c].notna().any()]
+        figures = [f"{100 * cells[c].mean():.1f}" for c in ("precision", "recall", "f1")]
+        layers = " / ".join(f"{100 * cells[c].mean():.1f}" for c in by_layer)
+        assert f"| `{method}` | {' | '.join(figures)} | {layers} |" in card
+    lowest = scores[scores["method"] == "graphmask"]["f1"].min()
+    assert f"lowest F1 of the five seeds: {100 * lowest:.1f}." in card
+    assert str(TASKS[name].__doc__).split(".")[0] not in ("", "None")
+    assert ("What gate values say" in card) == (name == "decoy-gates")
+    assert "nan" not in card
+
+
+def test_a_verdict_on_layers_changes_with_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for source in (REFERENCE.parent / "layers").rglob("*.csv"):
+        target = tmp_path / "results" / "reference" / "layers" / source.parent.name / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        frame = pd.read_csv(source)
+        if source.name == "comparison.csv":
+            chosen = frame["method"] == "gate-values"
+            frame.loc[chosen, ["f1_mean", "f1_union_mean", "auroc_mean"]] = [0.96, 0.97, 0.99]
+        frame.to_csv(target, index=False)
+    (tmp_path / "tasks").symlink_to(study.ROOT / "tasks")
+    before = TASKS["decoy-gates"]().card()
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    after = TASKS["decoy-gates"]().card()
+    assert "they point away from what is used" in before
+    assert "they do not point away from what is used" in after
+    found = "*Which methods find the messages and their layers*"
+    line_before, line_after = (next(x for x in card.splitlines() if found in x) for card in (before, after))
+    assert "`gate-values`" not in line_before
+    assert "`gate-values`" in line_after
+
+
+def test_figures_of_a_reference(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    rows = {
+        "task": ["a", "a", "a[x=1]"],
+        "method": ["m", "keep-all", "m"],
+        "kind": ["method", "control", "method"],
+        "status": ["ok"] * 3,
+        "cells": [2, 2, 0],
+        "f1_mean": [0.5, 0.1, None],
+        "f1_layer_2_mean": [None, 0.2, None],
+    }
+    pd.DataFrame(rows).to_csv(tmp_path / "run" / "comparison.csv", index=False)
+    cells = {"task": ["a", "a"], "method": ["m", "m"], "status": ["ok", "infeasible"], "f1": [0.5, None]}
+    pd.DataFrame(cells).to_csv(tmp_path / "run" / "scores.csv", index=False)
+    reference = study.Reference(tmp_path)
+    assert reference.rows("run", "a") == ["m", "keep-all"]
+    assert reference.methods("run", "a") == ["m"]
+    assert reference.methods("run", "a[x=1]") == []
+    assert reference.tasks("run", "a") == ["a", "a[x=1]"]
+    assert reference.get("run", "m", "f1_mean", "a") == 0.5
+    assert reference.get("run", "m", "f1_layer_2_mean", "a") is None
+    assert reference.get("run", "m", "nonsense", "a") is None
+    assert reference.get("run", "m", "f1_mean", "a[x=1]") is None
+    assert reference.lowest("run", "m", "f1", "a") == 0  # the cell that is infeasible counts
+    assert reference.each("run", "m", "f1", "a") == pytest.approx([0.5, math.nan], nan_ok=True)
