@@ -132,16 +132,15 @@ class Bench:
             method = kind(make_config(kind.name, kind.Config, {**quiet, option: steps}), subject=subject)
             return method.fit if phase == "fit" else lambda: method.attribute(batch)
 
-        repeats = 20
-
+        # As many passes as steps, so that what disturbs the machine for a moment disturbs both alike.
         def bare() -> None:
-            for _ in range(repeats):
+            for _ in range(more - few):
                 subject.model.zero_grad()
                 subject.model(batch).sum().backward()
 
-        short, long, passes = self.seconds(work(few), work(more), bare, repeats=5)
+        short, long, passes = self.seconds(work(few), work(more), bare, repeats=7)
         subject.model.zero_grad()
-        step, bare_pass = (long - short) / (more - few), passes / repeats
+        step, bare_pass = (long - short) / (more - few), passes / (more - few)
         return [
             _row(
                 kind,

@@ -320,8 +320,9 @@ def _endpoints(layer: MessagePassing, inputs: tuple[Any, ...], current: _Pass) -
     if is_sparse(edge_index) or (isinstance(edge_index, EdgeIndex) and layer.fuse):
         raise _refusal(layer, "got a sparse edge_index and may skip messages", "edge_index as a plain (2, E) tensor")
     extra = edge_index[:, graphs.num_edges :]
-    same = edge_index.shape[1] >= graphs.num_edges and torch.equal(
-        torch.as_tensor(edge_index[:, : graphs.num_edges]), graphs.edge_index
+    same = edge_index is graphs.edge_index or (
+        edge_index.shape[1] >= graphs.num_edges
+        and torch.equal(torch.as_tensor(edge_index[:, : graphs.num_edges]), graphs.edge_index)
     )
     appends = extra.shape[1] > 0 or getattr(layer, "add_self_loops", False)
     foreign = not same or (extra.shape[1] > 0 and not torch.equal(extra[0], extra[1]))

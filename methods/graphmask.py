@@ -258,11 +258,12 @@ class Lagrangian:
 
     def step(self, penalty: Tensor, excess: Tensor) -> None:
         """Update all parameters from the mean penalty and the mean excess of D* over the tolerance."""
-        self._optimizer.zero_grad()
-        self._raw_optimizer.zero_grad()
+        parameters = [*self._gates, *self._baselines]
+        for parameter in (*parameters, self._raw):
+            parameter.grad = None
         loss = self._config.sparsity_weight * penalty + F.softplus(self._raw) * excess
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_([*self._gates, *self._baselines], self._config.gradient_clip)
+        nn.utils.clip_grad_norm_(parameters, self._config.gradient_clip)
         self._optimizer.step()
         self._raw_optimizer.step()
         with torch.no_grad():
