@@ -6,7 +6,7 @@ the k-th module. Ordinary PyG layers are driven through their own hooks; what ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +18,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import is_sparse
 
 from .errors import UserError
-from .graphs import GraphBatch
+from .graphs import GraphBatch, Part
 from .model import GraphModel
 
 Gate = Tensor | Sequence[Tensor | None]
@@ -174,6 +174,10 @@ class Gates:
         own_gates = torch.stack([gate.reshape(-1) for gate in own]) if own else None
         return Recording(self, graphs, state, logits, tuple(current.calls), own_gates)
 
+    def stream(self, graphs: GraphBatch, max_edges: int) -> Stream:
+        """Run the unmasked pass over a batch of any size, in parts of at most ``max_edges`` edges."""
+        return Stream(self, graphs, max_edges)
+
     def _run(self, current: _Pass, state: Any) -> Tensor:
         self._pass = current
         self.forward_passes += 1
@@ -303,6 +307,57 @@ class Recording:
             b = b.reshape(-1, *(1 for _ in messages.shape[1:])) if narrow else b.reshape(-1, *messages.shape[1:])
             gated = gated + (1 - z) * b
         return gated if len(messages) == num_edges else torch.cat([gated, messages[num_edges:]])
+
+
+class Stream:
+    """Passes over a batch of any size, a part at a time, so that memory does not grow with the batch.
+
+    A batch of one part is recorded once; the parts of a larger one are recorded anew for every pass.
+
+    Args:
+        gates: the entered gates of the model.
+        graphs: the batch.
+        max_edges: the most edges in a part; a graph that has more is a part by itself.
+    """
+
+    def __init__(self, gates: Gates, graphs: GraphBatch, max_edges: int) -> None:
+        self.graphs = graphs
+        self._gates = gates
+        self._parts = list(graphs.parts(max_edges))
+        first = gates.record(self._parts[0].batch)
+        self._only = first if len(self._parts) == 1 else None
+        self.num_layers = first.num_layers
+        #: The original model's output over the whole batch.
+        self.logits = torch.cat([first.logits, *(gates.record(part.batch).logits for part in self._parts[1:])])
+
+    def recordings(self) -> Iterator[tuple[Part, Recording]]:
+        """Yield every part with its unmasked pass."""
+        for part in self._parts:
+            yield part, self._gates.record(part.batch) if self._only is None else self._only
+
+    def ones(self) -> Tensor:
+        """Return open gates ``(L, E)``."""
+        return self.logits.new_ones(self.num_layers, self.graphs.num_edges)
+
+    def forward(self, gates: Tensor, baselines: Sequence[Tensor] | None = None) -> Tensor:
+        """Run the gated pass; gates ``(L, E)`` and baselines, ``(D,)`` or ``(G, D)``, as in :meth:`Recording.forward`.
+
+        Runs without gradients where there is more than one part.
+        """
+        if self._only is not None:
+            return self._only.forward(gates, baselines)
+        with torch.no_grad():
+            return torch.cat(
+                [
+                    recording.forward(gates[:, part.edges], part_of_baselines(baselines, part.graphs))
+                    for part, recording in self.recordings()
+                ]
+            )
+
+
+def part_of_baselines(baselines: Sequence[Tensor] | None, graphs: slice) -> list[Tensor] | None:
+    """Return the baselines of a run of graphs, from those of a whole batch."""
+    return None if baselines is None else [b if b.dim() == 1 else b[graphs] for b in baselines]
 
 
 def _refusal(layer: MessagePassing, what: str, remedy: str) -> UnsupportedModelError:

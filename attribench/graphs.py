@@ -147,6 +147,18 @@ class GraphBatch:
             graphs = slice(bounds[i], bounds[i + 1])
             yield order[graphs], whole._slice(graphs, slice(*nodes[i : i + 2]), slice(*edges[i : i + 2]))
 
+    def parts(self, max_edges: int) -> Iterator[Part]:
+        """Yield runs of consecutive graphs of at most ``max_edges`` edges, or of one graph that has more."""
+        ends, start = self.edge_ptr.cpu(), 0
+        while start < self.num_graphs or start == 0:
+            fits = int(torch.searchsorted(ends, ends[start] + max_edges, right=True)) - 1
+            stop = self.num_graphs if fits >= self.num_graphs else max(fits, start + 1)
+            graphs, edges = slice(start, stop), slice(int(ends[start]), int(ends[stop]))
+            nodes = slice(int(self.node_ptr[start]), int(self.node_ptr[stop]))
+            whole = stop - start == self.num_graphs
+            yield Part(self if whole else self._slice(graphs, nodes, edges), graphs, edges)
+            start = max(stop, 1)
+
     def _slice(self, graphs: slice, nodes: slice, edges: slice) -> GraphBatch:
         """Return a run of consecutive graphs, given the ranges of their nodes and edges; copies little."""
         ends = slice(graphs.start, graphs.stop + 1)
@@ -217,6 +229,20 @@ class GraphBatch:
             edge={key: torch.cat([data[key] for data in graphs]) for key in edge},
             graph={key: torch.stack([torch.as_tensor(data[key]).squeeze(0) for data in graphs]) for key in graph},
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A run of consecutive graphs of a larger batch.
+
+    Args:
+        batch: the graphs.
+        graphs, edges: where they and their edges are in the larger batch.
+    """
+
+    batch: GraphBatch
+    graphs: slice
+    edges: slice
 
 
 def named_keys(count: int, name: str) -> Tensor:

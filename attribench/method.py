@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -18,6 +18,9 @@ from .model import GraphModel
 from .output import Output
 
 T = TypeVar("T")
+
+MAX_EDGES = 100_000
+"""Edges of one pass, unless told otherwise."""
 
 config = validated_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 """Decorator for configurations: frozen dataclasses whose values are validated (pydantic)."""
@@ -35,6 +38,8 @@ class Subject:
         train: graphs to fit on.
         validation: graphs to choose checkpoints on.
         num_layers: L.
+        max_edges: the most edges that one pass should hold (``--max-edges``): the harness splits what it has explained,
+            a method splits what it fits on (see :meth:`~attribench.gates.Gates.stream`).
     """
 
     model: GraphModel
@@ -42,6 +47,7 @@ class Subject:
     train: GraphBatch
     validation: GraphBatch
     num_layers: int
+    max_edges: int = MAX_EDGES
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +123,45 @@ class Attribution:
             diagnostics={name: value[index] for name, value in self.diagnostics.items()},
             complete=None if self.complete is None else self.complete[index],
         )
+
+
+    @staticmethod
+    def concat(parts: Sequence[Attribution], graphs: Sequence[GraphBatch]) -> Attribution:
+        """Join the attributions of consecutive parts of a batch, made of the batches ``graphs``.
+
+        Baselines ``(D,)`` that all parts share stay so; other ones become one per graph.
+        """
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        if {(part.scale, part.per_layer) for part in parts} != {(first.scale, first.per_layer)}:
+            raise ValueError("expected one scale for all parts of a batch; got several")
+
+        def optional(values: Sequence[Tensor | None], dim: int) -> Tensor | None:
+            present = [value for value in values if value is not None]
+            if len(present) not in (0, len(values)):
+                raise ValueError("expected the same fields for all parts of a batch; got others")
+            return torch.cat(present, dim) if present else None
+
+        baselines = None
+        if first.baselines is not None:
+            columns = zip(*(part.baselines or () for part in parts), strict=True)
+            baselines = tuple(_join_baselines(column, graphs) for column in columns)
+        return replace(
+            first,
+            scores=torch.cat([part.scores for part in parts], 1),
+            hard_mask=optional([part.hard_mask for part in parts], 1),
+            baselines=baselines,
+            diagnostics={name: torch.cat([part.diagnostics[name] for part in parts]) for name in first.diagnostics},
+            complete=optional([part.complete for part in parts], 0),
+        )
+
+
+def _join_baselines(column: Sequence[Tensor], graphs: Sequence[GraphBatch]) -> Tensor:
+    if all(b.dim() == 1 and torch.equal(b, column[0]) for b in column):
+        return column[0]
+    wide = [b.expand(part.num_graphs, -1) if b.dim() == 1 else b for b, part in zip(column, graphs, strict=True)]
+    return torch.cat(wide)
 
 
 @config
@@ -199,6 +244,13 @@ class Method(ABC):
     @abstractmethod
     def attribute(self, graphs: GraphBatch) -> Attribution:
         """Explain all graphs of a batch at once. A graph's scores must not depend on what else is in the batch."""
+
+    def explain(self, graphs: GraphBatch) -> Attribution:
+        """Explain a batch of any size, in parts of at most ``subject.max_edges`` edges; check what comes back."""
+        parts = [part.batch for part in graphs.parts(self.subject.max_edges)]
+        attribution = Attribution.concat([self.attribute(part) for part in parts], parts)
+        attribution.check(graphs, self.subject.num_layers)
+        return attribution
 
     def gates(self) -> Gates:
         """Return the gates of the subject's model (a context manager); its passes count towards the method's cost."""

@@ -11,10 +11,10 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from .gates import Gates, Recording
+from .gates import Gates, Stream
 from .gold import against_gold, by_layer, micro, precision_recall_f1, share_error, soft
 from .masks import THRESHOLDS, normalise, random_like, threshold, top_share
-from .method import Attribution
+from .method import MAX_EDGES, Attribution
 from .seeds import derive
 from .task import Problem
 
@@ -48,16 +48,23 @@ class Scores:
 
 
 class Judge:
-    """Scores attributions of one problem's validation and test graphs (a context manager: it drives the model)."""
+    """Scores attributions of one problem's validation and test graphs (a context manager: it drives the model).
 
-    def __init__(self, problem: Problem) -> None:
+    Args:
+        problem: the problem.
+        max_edges: the most edges that one pass holds.
+    """
+
+    def __init__(self, problem: Problem, max_edges: int = MAX_EDGES) -> None:
         self.problem = problem
+        self.max_edges = max_edges
         self._gates = Gates(problem.model)
 
     def __enter__(self) -> Judge:
         self._gates.__enter__()
         self.recordings = {
-            name: self._gates.record(self.problem.splits[name].graphs) for name in ("validation", "test")
+            name: self._gates.stream(self.problem.splits[name].graphs, self.max_edges)
+            for name in ("validation", "test")
         }
         return self
 
@@ -289,7 +296,7 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
     return None if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0 else float(spearmanr(x, y).statistic)
 
 
-def _masked(recording: Recording, mask: Tensor, baselines: Sequence[Tensor] | None) -> Tensor:
+def _masked(recording: Stream, mask: Tensor, baselines: Sequence[Tensor] | None) -> Tensor:
     with torch.no_grad():
         return recording.forward(mask.to(recording.logits.dtype), baselines)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attribench.errors import Infeasible
-from attribench.gates import Recording
+from attribench.gates import Recording, Stream
 from attribench.graphs import GraphBatch
 from attribench.hard_concrete import HardConcrete, straight_through_round
 from attribench.method import Attribution, Method, config
@@ -156,8 +156,8 @@ class GraphMask(Method):
         total = config.steps_per_layer * (num_layers - 1) + config.steps
         self.restored = 0
         with self.gates() as gates:
-            validation = gates.record(self.subject.validation)
-            self.probe = build_probe(validation, config, seed)
+            validation = gates.stream(self.subject.validation, self.subject.max_edges)
+            self.probe = build_probe(next(validation.recordings())[1], config, seed)
             lagrangian = Lagrangian(self.probe, config)
             batches = iter(self.track(self._batches(total, seed), "training", total=total))
             best = self._check(validation, num_layers - 1)
@@ -205,11 +205,14 @@ class GraphMask(Method):
         return expected, (excess.relu() if self.config.relu else excess).mean()
 
     @torch.no_grad()
-    def _check(self, validation: Recording, lowest: int) -> Checkpoint:
+    def _check(self, validation: Stream, lowest: int) -> Checkpoint:
         """Judge the probe as it will be used, with the hard mask, on the validation graphs; lower layers are open."""
-        mask = self.distribution.median(self.probe(validation, lowest)) > 0.5
-        closing = [*[None] * lowest, *mask.to(validation.logits.dtype)]
-        logits = validation.forward(closing, self.probe.baselines())
+        masks, outputs = [], []
+        for _, recording in validation.recordings():
+            masks.append(self.distribution.median(self.probe(recording, lowest)) > 0.5)
+            closing = [*[None] * lowest, *masks[-1].to(recording.logits.dtype)]
+            outputs.append(recording.forward(closing, self.probe.baselines()))
+        mask, logits = torch.cat(masks, dim=1), torch.cat(outputs)
         divergence = self.subject.output.divergence(validation.logits, logits, validation.graphs)
         retained = (lowest + float(mask.double().mean(1).sum())) / validation.num_layers
         error = float(divergence.std(correction=0)) / len(divergence) ** 0.5

@@ -9,6 +9,7 @@ training messages. Trained to keep the model's prediction while passing little i
 
 from __future__ import annotations
 
+from functools import reduce
 from itertools import chain, count, islice
 from typing import Literal
 
@@ -17,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attribench.gates import Recording
+from attribench.gates import Recording, Stream
 from attribench.graphs import GraphBatch
 from attribench.method import Attribution, Method, config
 from attribench.registry import METHODS
@@ -75,6 +76,19 @@ def bottleneck_kl(logits: Tensor, messages: Tensor, mean: Tensor, std: Tensor) -
     return -log_closed + ((1 - z).square() + z.square() * squared - 1) / 2
 
 
+Moments = tuple[int, Tensor, Tensor]
+"""Count, standard deviation and mean ``(D,)``."""
+
+
+def pooled(a: Moments, b: Moments) -> Moments:
+    """Return the moments of two samples together (Chan, Golub & LeVeque 1983)."""
+    (n, std_a, mean_a), (m, std_b, mean_b) = a, b
+    share = m / max(1, n + m)
+    between = share * (1 - share) * (mean_b - mean_a).square()
+    variance = (1 - share) * std_a.square() + share * std_b.square() + between
+    return n + m, variance.sqrt(), mean_a + share * (mean_b - mean_a)
+
+
 @METHODS.register
 class InformationBottleneck(Method):
     """Information bottleneck: learned gates that mix noise into messages (Schulz et al. 2020).
@@ -94,7 +108,7 @@ class InformationBottleneck(Method):
         seed = derive("information-bottleneck", self.seed)
         shuffle, draws = generator("batches", seed), generator("noise", seed, device=train.device)
         with self.gates() as gates:
-            self.readouts = self._build(gates.record(train), seed)
+            self.readouts = self._build(gates.stream(train, self.subject.max_edges), seed)
             parameters = list(chain.from_iterable(readout.parameters() for readout in self.readouts))
             optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
             raw = torch.zeros((), device=train.device, dtype=parameters[0].dtype, requires_grad=True)
@@ -112,19 +126,24 @@ class InformationBottleneck(Method):
                     (kept + settings.weight * information).backward()
                 optimizer.step()
 
-    def _build(self, recording: Recording, seed: int) -> list[Readout]:
-        """Build a readout per layer, with mean and deviation over all recorded messages."""
+    def _build(self, train: Stream, seed: int) -> list[Readout]:
+        """Build a readout per layer, with mean and deviation over all messages of the training graphs."""
         readouts = []
+        by_part = [
+            [(len(x), *torch.std_mean(x, dim=0, correction=0)) for x in (c.flat_messages() for c in recording.calls)]
+            for _, recording in train.recordings()
+        ]
+        calls = next(train.recordings())[1].calls
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for call in recording.calls:
-                std, mean = torch.std_mean(call.flat_messages(), dim=0, correction=0)
+            for call, moments in zip(calls, zip(*by_part, strict=True), strict=True):
+                _, std, mean = reduce(pooled, moments)
                 spread = std.square() if self.config.released_variant else std
                 inputs, hidden = call.inputs().shape[1], self.config.hidden or call.width
                 readout = Readout(
                     inputs, hidden, self.config.gate_start, mean, spread.clamp(min=self.config.smallest_std)
                 )
-                readouts.append(readout.to(recording.logits))
+                readouts.append(readout.to(train.logits))
         return readouts
 
     def _objective(self, recording: Recording, draws: torch.Generator) -> tuple[Tensor, Tensor]:
