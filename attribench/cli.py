@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -14,7 +13,9 @@ from rich.console import Console
 from .errors import UserError
 
 if TYPE_CHECKING:
-    from .plan import Plan
+    from .plan import Grounds, Plan
+    from .runner import Result, Runner
+    from .store import StoredScores
 
 app = typer.Typer(
     help="Find out which attribution method for graph neural networks tells the truth about a model.",
@@ -32,6 +33,14 @@ CacheDir = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:i.  [default: auto]")]
 Threads = Annotated[int | None, typer.Option(min=1, help="PyTorch threads, the same for every cell.  [default: 1]")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Worker processes; results are the same for any number. 0: in this process, where debuggers work.  "
+        "[default: one per free core, one on a GPU]",
+    ),
+]
 TABLE_WIDTH = 110
 """Columns of tables that go to a file or a pipe."""
 EXIT_BAD_INPUT = 2
@@ -59,6 +68,26 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Results folder.  [default: results/TASKS]")] = None,
     device: Device = None,
     threads: Threads = None,
+    jobs: Jobs = None,
+    cell_timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds a cell may take; training the model is not part of it.  [default: no limit]"),
+    ] = None,
+    max_edges: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Edges that one pass holds at most; larger batches are split, and scores differ by rounding alone.  "
+            "[default: 100000]",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        str | None,
+        typer.Option(
+            help="Which cells of the folder to run again: failed (also timeout and out-of-memory), never, always.  "
+            "[default: failed]"
+        ),
+    ] = None,
     randomised_graphs: Annotated[
         int | None,
         typer.Option(min=0, help="Test graphs explained for shuffled weights, too; 0 for none.  [default: 100]"),
@@ -68,7 +97,8 @@ def run(
 ) -> None:
     """Run methods on tasks, score them, and compare.
 
-    Finished cells are kept and not run again: the same command continues where it was stopped.
+    Finished cells are kept and not run again: the same command continues where it was stopped, however it was stopped.
+    Several such commands may work on one folder at the same time.
 
     Exit code: 0 when every cell is ok, partial or skipped for a stated reason, 1 when one is not, 2 for bad input.
 
@@ -80,35 +110,58 @@ def run(
     settings = _run_settings(
         file.pop("run", {}),
         methods=methods, task=task, seeds=seeds, first_seed=first_seed, out=out, device=device, threads=threads,
+        jobs=jobs, cell_timeout=cell_timeout, max_edges=max_edges, overwrite=overwrite,
         randomised_graphs=randomised_graphs, cache_dir=cache_dir, plugin=plugin,
     )  # fmt: skip
     plan = _plan(settings, file, merge(file, parse_overrides(set_ or [])), parse_overrides(set_ or []))
     folder = Path(settings["out"] or Path("results") / "+".join(name.partition("[")[0] for name in plan.tasks))
-    raise typer.Exit(_execute(plan, folder, settings["cache_dir"]))
+    raise typer.Exit(_execute(plan, folder, settings))
+
+
+_SETTINGS: dict[str, tuple[type[Any], Any, float | None]] = {
+    "methods": (list, ["all"], None),
+    "task": (list, ["toy"], None),
+    "seeds": (int, 1, 1),
+    "first_seed": (int, 0, 0),
+    "out": (str, None, None),
+    "device": (str, "auto", None),
+    "threads": (int, 1, 1),
+    "jobs": (int, None, 0),
+    "cell_timeout": (float, None, 0),
+    "max_edges": (int, 100_000, 1),
+    "overwrite": (str, "failed", None),
+    "randomised_graphs": (int, 100, 0),
+    "cache_dir": (str, None, None),
+    "plugin": (list, [], None),
+}
+"""Options of a run: type, default, least value."""
 
 
 def _run_settings(table: dict[str, Any], **given: Any) -> dict[str, Any]:
     """Join the command line's options with the file's ``[run]`` table and the defaults; the command line wins."""
-    defaults: dict[str, Any] = dict(
-        methods=["all"], task=["toy"], seeds=1, first_seed=0, out=None, device="auto", threads=1,
-        randomised_graphs=100, cache_dir=None, plugin=[],
-    )  # fmt: skip
-    kinds = {name: type(default) for name, default in defaults.items() if default is not None}
-    settings = dict(defaults)
+    settings = {name: default for name, (_, default, _) in _SETTINGS.items()}
     for name, value in table.items():
         key = name.replace("-", "_")
-        kind = kinds.get(key, str)
-        listed = [value] if kind is list and isinstance(value, str) else value
-        if key not in defaults:
-            raise UserError(f"expected options of [run] among {', '.join(defaults)}; got {name!r}")
+        if key not in _SETTINGS:
+            raise UserError(f"expected options of [run] among {', '.join(_SETTINGS)}; got {name!r}")
+        kind = _SETTINGS[key][0]
+        whole = isinstance(value, int) and kind is float
+        listed = [value] if kind is list and isinstance(value, str) else float(value) if whole else value
         elements = listed if isinstance(listed, list) else []
-        if not isinstance(listed, kind) or isinstance(listed, bool) or not all(isinstance(x, str) for x in elements):
+        if not isinstance(listed, kind) or isinstance(value, bool) or not all(isinstance(x, str) for x in elements):
             raise UserError(f"expected a {kind.__name__} for {name} in [run]; got {value!r}")
         settings[key] = listed
     settings |= {name: value for name, value in given.items() if value is not None}
-    for name, least in (("seeds", 1), ("first_seed", 0), ("threads", 1), ("randomised_graphs", 0)):
-        if settings[name] < least:
+    for name, (_, _, least) in _SETTINGS.items():
+        if least is not None and settings[name] is not None and not settings[name] >= least:
             raise UserError(f"expected {name} of at least {least}; got {settings[name]}")
+    if settings["overwrite"] not in ("failed", "never", "always"):
+        raise UserError(f"expected --overwrite failed, never or always; got {settings['overwrite']!r}")
+    if settings["cell_timeout"] is not None and not (settings["jobs"] != 0 and 0 < settings["cell_timeout"] < 1e9):
+        raise UserError(
+            f"expected --cell-timeout in seconds above 0, with --jobs of at least 1 (a process of its own can be "
+            f"ended); got {settings['cell_timeout']:g} and --jobs {settings['jobs']}"
+        )
     return settings
 
 
@@ -132,48 +185,63 @@ def _plan(settings: dict[str, Any], file: dict[str, Any], options: dict[str, Any
         seeds=list(range(first, first + settings["seeds"])),
         device=select_device(settings["device"]),
         threads=settings["threads"],
+        max_edges=settings["max_edges"],
         randomised_graphs=settings["randomised_graphs"],
         plugins=settings["plugin"],
     )
 
 
-def _execute(plan: Plan, folder: Path, cache_dir: Path | str | None, *, rescored: list[str] | None = None) -> int:
-    """Run a plan, write the views, print the comparison; return the exit code.
-
-    With ``rescored``, the keys of the plan's cells, only their scoring is repeated.
-    """
+def _execute(plan: Plan, folder: Path, settings: dict[str, Any]) -> int:
+    """Run a plan, write the views, print the comparison; return the exit code."""
     import dataclasses
 
     import torch
 
     from .progress import Progress
-    from .report import Report, print_comparison
-    from .runner import Result, Runner
-    from .store import ModelCache, write_json
+    from .runner import Runner
+    from .store import CellStore, ModelCache, remove_old_drafts, write_json
+    from .workers import Workers, default_jobs, perform_here
 
     torch.set_num_threads(plan.threads)
-    cache = ModelCache(Path(cache_dir) if cache_dir else None)
-    runner = Runner(plan, folder, cache, Progress(Console(stderr=True)))
-    if rescored is None:
-        content = {"plan": dataclasses.asdict(plan), "cells": runner.keys(), **_provenance(plan)}
-        write_json(folder / "run.json", content)
-    results: list[Result] = []
+    jobs = default_jobs(plan) if settings["jobs"] is None else settings["jobs"]
+    cache = ModelCache(Path(settings["cache_dir"]) if settings["cache_dir"] else None)
+    runner = Runner(plan, CellStore(folder), cache, settings["overwrite"])
+    content = {"plan": dataclasses.asdict(plan), "cells": runner.keys(), "jobs": jobs, **_provenance(plan)}
+    write_json(folder / "run.json", content)
+    remove_old_drafts(folder)
+    done = set()
     interrupted = False
-    try:
-        for result in runner.run() if rescored is None else runner.rescore(rescored):
-            results.append(result)  # noqa: PERF402 - what came before an interrupt must stay
-    except KeyboardInterrupt:
-        interrupted = True
-    report = Report(results, list(runner.problem_results(results)), runner.configs)
+    with Progress(Console(stderr=True)) as progress:
+        workers = Workers(runner, jobs, settings["cell_timeout"], settings["overwrite"])
+        try:
+            for cell in workers.perform(progress) if jobs else perform_here(runner, progress):
+                done.add(cell)
+        except KeyboardInterrupt:
+            interrupted = True
+    planned = plan.cells()
+    results = [runner.load(cell) for cell in planned if cell in done]
+    problems = [(grounds, runner.load_grounds(grounds)) for grounds in plan.grounds()]
+    code = _conclude(runner, folder, results, problems)
+    if interrupted:
+        _say(f"interrupted after {len(done)} of {len(planned)} cells; they are kept: run the same command to continue")
+        return EXIT_INTERRUPTED
+    _say(f"wrote {folder}")
+    return code
+
+
+def _conclude(
+    runner: Runner, folder: Path, results: list[Result], problems: list[tuple[Grounds, StoredScores | None]]
+) -> int:
+    """Write the views and print the comparison; return the exit code."""
+    from .report import Report, print_comparison
+    from .runner import problem_result
+
+    scored = [problem_result(grounds, stored) for grounds, stored in problems if stored and stored.status == "ok"]
+    report = Report(results, scored, runner.configs)
     if results:
         report.write(folder)
         print_comparison(report, _console())
         sys.stdout.flush()
-    planned = len(plan.cells())
-    if interrupted:
-        _say(f"interrupted after {len(results)} of {planned} cells; they are kept: run the same command to continue")
-        return EXIT_INTERRUPTED
-    _say(f"wrote {folder}")
     return 0 if all(result.record["status"] in ("ok", "partial", "skipped") for result in results) else 1
 
 
@@ -207,6 +275,7 @@ def study(
     out: Annotated[Path, typer.Option(help="Where the CSV files go: OUT/RUN/comparison.csv and so on.")],
     work: Annotated[Path, typer.Option(help="Results folders of the runs.")] = Path("results/studies"),
     device: Device = None,
+    jobs: Jobs = None,
     cache_dir: CacheDir = None,
 ) -> None:
     """Run a study, several runs in one file, and keep its small CSV files.
@@ -219,8 +288,8 @@ def study(
     codes = []
     for name, table in read_config(file).items():
         folder = work / file.stem / name
-        settings = _run_settings({**table, "out": str(folder)}, device=device, cache_dir=cache_dir)
-        codes.append(_execute(_plan(settings, {}, {}, {}), folder, settings["cache_dir"]))
+        settings = _run_settings({**table, "out": str(folder)}, device=device, jobs=jobs, cache_dir=cache_dir)
+        codes.append(_execute(_plan(settings, {}, {}, {}), folder, settings))
         keep_views(folder, out / name)
     raise typer.Exit(max(codes, default=0))
 
@@ -229,23 +298,36 @@ def study(
 def score(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A results folder that `run` wrote.")],
     cache_dir: CacheDir = None,
+    plugin: Plugins = None,
 ) -> None:
-    """Score a run's stored attributions again, without running a method."""
-    from .plan import Plan, select_device
-    from .registry import load_plugin
+    """Score a run's stored attributions again, without running a method.
 
-    try:
-        content = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
-        stored, keys = content["plan"], [str(key) for key in content["cells"]]
-        for source in stored["plugins"]:
-            load_plugin(source)
-        plan = Plan(**stored)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"expected a folder that `run` wrote; {run_folder}: {type(error).__name__}: {error}") from error
+    A run with plugins is scored with the same --plugin options: no code is run because a file says so.
+    """
+    import torch
+
+    from .plan import read_plan, select_device
+    from .progress import Progress, Tracker
+    from .registry import load_plugin
+    from .runner import Runner
+    from .store import CellStore, ModelCache
+
+    for source in plugin or []:
+        load_plugin(source)
+    plan, keys = read_plan(run_folder / "run.json", plugin or [])
     select_device(plan.device)
-    if len(keys) != len(plan.cells()):
-        raise UserError(f"expected {len(plan.cells())} cells in {run_folder / 'run.json'}; got {len(keys)}")
-    raise typer.Exit(_execute(plan, run_folder, cache_dir, rescored=keys))
+    torch.set_num_threads(plan.threads)
+    runner = Runner(plan, CellStore(run_folder), ModelCache(Path(cache_dir) if cache_dir else None))
+    with Progress(Console(stderr=True)) as progress:
+        runner.track = Tracker(lambda *report: progress.phase(0, *report))
+        results = []
+        for result in runner.rescore(keys):
+            results.append(result)
+            progress.overall(f"scoring {result.cell.task} · {result.cell.method}", len(results), len(keys))
+        problems = [(grounds, runner.rescore_grounds(grounds)) for grounds in plan.grounds()]
+    code = _conclude(runner, run_folder, results, problems)
+    _say(f"wrote {run_folder}")
+    raise typer.Exit(code)
 
 
 @app.command(name="list")

@@ -5,5 +5,9 @@ class UserError(Exception):
     """Bad input: one line that says what was expected, what came, and what to do. The command line exits with 2."""
 
 
+class StorageError(UserError):
+    """A folder that cannot be read or written: nothing that follows could be kept, so the run ends."""
+
+
 class Infeasible(Exception):  # noqa: N818 - an outcome, not a mistake
     """A method found no explanation that meets its own constraint; the cell is reported as ``infeasible``."""

@@ -124,7 +124,6 @@ class Attribution:
             complete=None if self.complete is None else self.complete[index],
         )
 
-
     @staticmethod
     def concat(parts: Sequence[Attribution], graphs: Sequence[GraphBatch]) -> Attribution:
         """Join the attributions of consecutive parts of a batch, made of the batches ``graphs``.

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass as validated_dataclass
 
+from .arrays import DamagedError
 from .errors import UserError
+from .method import MAX_EDGES
 from .registry import METHODS, TASKS
 from .settings import Overrides, make_config, variant_options
+from .store import is_key, read_json
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,30 @@ class Cell:
         return self.method.partition("[")[0]
 
     @property
-    def problem(self) -> tuple[str, int, int]:
-        """What the problem is built from."""
-        return self.task, self.data_seed, self.model_seed
+    def grounds(self) -> Grounds:
+        """What the cell stands on."""
+        return Grounds(self.task, self.data_seed, self.model_seed)
 
 
 @dataclass(frozen=True)
+class Grounds:
+    """What the cells of one problem stand on: its model is trained, its controls are scored."""
+
+    task: str
+    data_seed: int
+    model_seed: int
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """Data seed and model seed."""
+        return self.data_seed, self.model_seed
+
+
+Item = Cell | Grounds
+"""One piece of a run."""
+
+
+@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Plan:
     """What a run consists of; ``run.json`` holds it, and ``score`` reads it from there.
 
@@ -46,6 +68,7 @@ class Plan:
         seeds: each varies data, model and fit together.
         device: ``cpu`` or ``cuda[:i]``.
         threads: PyTorch threads, the same for every cell.
+        max_edges: the most edges that one pass holds; larger batches are split.
         randomised_graphs: test graphs on which every method also explains a model with shuffled weights (Adebayo et al.
             2018); 0 for none.
         plugins: files or modules that were imported.
@@ -57,8 +80,9 @@ class Plan:
     seeds: list[int]
     device: str
     threads: int = 1
+    max_edges: int = MAX_EDGES
     randomised_graphs: int = 100
-    plugins: list[str] = dataclasses.field(default_factory=list)
+    plugins: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         named = [name.partition("[")[0] for name in (*self.tasks, *self.methods)]
@@ -84,9 +108,47 @@ class Plan:
             configs[name] = make_config(base, kind, {**self.options.get(base, {}), **variant_options(name)})
         return configs
 
+    def grounds(self) -> list[Grounds]:
+        """Return what the cells stand on, in their order."""
+        return list(dict.fromkeys(cell.grounds for cell in self.cells()))
+
     def cells(self) -> list[Cell]:
         """Return the cells, those of one problem together."""
         return [Cell(t, m, s, s, s) for t in self.tasks for s in self.seeds for m in self.methods]
+
+
+def read_plan(path: Path, plugins: list[str]) -> tuple[Plan, list[str]]:
+    """Return the plan that ``run`` wrote to a ``run.json``, and the keys of its cells.
+
+    Args:
+        path: the file.
+        plugins: those that the user named; the file cannot name any.
+
+    Raises:
+        UserError: when it is anything else, or was run with other plugins.
+    """
+    try:
+        content = read_json(path)
+        if not isinstance(content, dict) or not isinstance(content["plan"], dict):
+            raise TypeError("no plan in it")
+        stored, keys = content["plan"], content["cells"]
+        missing = [source for source in stored.get("plugins", []) if source not in plugins]
+        if missing:
+            raise UserError(
+                f"expected the plugins of this run by name; {path} was made with {', '.join(map(repr, missing))}: "
+                "give each with --plugin if you trust it"
+            )
+        plan = Plan(**stored)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"expected a folder that `run` wrote; {path}: {where}: {first['msg']}") from error
+    except (DamagedError, KeyError, TypeError) as error:
+        raise UserError(f"expected a folder that `run` wrote; {type(error).__name__}: {error}") from error
+    cells = plan.cells()
+    if not isinstance(keys, list) or len(keys) != len(cells) or not all(is_key(key) for key in keys):
+        raise UserError(f"expected the keys of {len(cells)} cells in {path}; got something else: run it again")
+    return plan, keys
 
 
 def git_commit() -> str | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 from statsmodels.stats.weightstats import DescrStatsW
 
+from .plan import Grounds
 from .registry import METHODS, TASKS
 from .runner import ProblemResult, Result
 from .scoring import Scores
@@ -77,7 +79,7 @@ class Report:
             fit_seeds = dict.fromkeys(
                 r.cell.fit_seed
                 for r in self.results
-                if r.cell.problem == (problem.task, problem.data_seed, problem.model_seed)
+                if r.cell.grounds == Grounds(problem.task, problem.data_seed, problem.model_seed)
             )
             for row in problem.rows:
                 for fit_seed in fit_seeds:
@@ -105,12 +107,17 @@ class Report:
         frame["gold_confirmed"] = [self._confirmed.get(problem) for problem in problems]
         return frame.reindex(columns=[*SCORE_COLUMNS, *(c for c in frame if c not in SCORE_COLUMNS)])
 
-    def per_graph(self) -> pd.DataFrame:
-        """Return one row per cell or control and test graph."""
-        frames = [
-            pd.DataFrame({**{key: identity[key] for key in KEYS}, **row.per_graph}) for identity, row in self._rows()
-        ]
-        return _sorted(pd.concat(frames)) if frames else pd.DataFrame(columns=KEYS)
+    def per_graph(self) -> Iterator[pd.DataFrame]:
+        """Yield one row per test graph, a table per cell or control, so that they need not be in memory together."""
+        rows = self._rows()
+        order = _sorted(pd.DataFrame([{**identity, "row": i} for i, (identity, _) in enumerate(rows)]))
+        columns = list(dict.fromkeys(chain(KEYS, *(row.per_graph for _, row in rows))))
+        for i in order["row"] if rows else []:
+            identity, row = rows[i]
+            frame = pd.DataFrame(row.per_graph)
+            if row.unfinished:
+                frame = pd.concat([frame, pd.DataFrame({"graph": row.unfinished, "complete": False})])
+            yield frame.assign(**{key: identity[key] for key in KEYS}).reindex(columns=columns)
 
     def layers(self) -> pd.DataFrame:
         """Return one row per cell or control and layer, with the task's metric without that layer's messages."""
@@ -177,9 +184,17 @@ class Report:
 
     def write(self, out: Path) -> None:
         """Write all CSV files, each in one step."""
-        for view in (self.scores, self.per_graph, self.layers, self.costs, self.tasks, self.comparison):
-            save = partial(view().to_csv, index=False, float_format="%.6g", lineterminator="\n")
-            write_atomically(out / f"{view.__name__}.csv", save)
+        for view in (self.scores, self.layers, self.costs, self.tasks, self.comparison):
+            write_atomically(out / f"{view.__name__}.csv", partial(_save, [view()]))
+        write_atomically(out / "per_graph.csv", partial(_save, self.per_graph()))
+
+
+def _save(frames: Iterable[pd.DataFrame], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for i, frame in enumerate(frames):
+            frame.to_csv(file, index=False, header=not i, float_format="%.6g", lineterminator="\n")
+        if not file.tell():
+            pd.DataFrame(columns=KEYS).to_csv(file, index=False, lineterminator="\n")
 
 
 def _identity(result: Result) -> dict[str, Any]:

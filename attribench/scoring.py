@@ -36,15 +36,17 @@ class Scores:
         method: the method's name, or the control's.
         kind: ``method`` or ``control``.
         figures: flat figures of the row.
-        per_graph: columns of G values.
+        per_graph: columns of one value per scored graph.
         layers: one dict of figures per layer.
+        unfinished: test graphs that the method did not finish and that are not scored.
     """
 
     method: str
     kind: str
     figures: dict[str, Any]
-    per_graph: dict[str, list[Any]] = field(default_factory=dict)
+    per_graph: dict[str, np.ndarray] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
+    unfinished: list[int] = field(default_factory=list)
 
 
 class Judge:
@@ -195,16 +197,16 @@ class Judge:
             pair = [x[:, randomised.complete[first.edge_graph]] for x in pair]
         return spearman(*(x.flatten().cpu().numpy() for x in pair))
 
-    def _identity(self) -> dict[str, list[Any]]:
+    def _identity(self) -> dict[str, np.ndarray]:
         recording = self.recordings["test"]
         return {
-            "graph": list(range(recording.graphs.num_graphs)),
-            "predicted": self.problem.output.classes(recording.logits).tolist(),
-            "edges": recording.graphs.num_edges_per_graph.tolist(),
+            "graph": np.arange(recording.graphs.num_graphs),
+            "predicted": self.problem.output.classes(recording.logits).cpu().numpy(),
+            "edges": recording.graphs.num_edges_per_graph.cpu().numpy(),
         }
 
     def _score_gold(
-        self, figures: dict[str, Any], per_graph: dict[str, list[Any]], values: Tensor, mask: Tensor
+        self, figures: dict[str, Any], per_graph: dict[str, np.ndarray], values: Tensor, mask: Tensor
     ) -> None:
         gold = self.problem.splits["test"].gold
         if gold is None:
@@ -214,7 +216,7 @@ class Judge:
         counts = [graphs.sum_per_graph(x.long().sum(0)).cpu().numpy() for x in (mask & gold, mask, gold)]
         rows = precision_recall_f1(*counts)
         names = ("precision", "recall", "f1")
-        classes = np.asarray(per_graph["predicted"])
+        classes = per_graph["predicted"]
         figures.update(micro(mask, gold))
         figures.update({f"{name}_macro": float(row.mean()) for name, row in zip(names, rows, strict=True)})
         figures.update(soft(values, gold))
@@ -232,13 +234,13 @@ class Judge:
             totals = [np.asarray(count[classes == label].sum()) for count in counts]
             triple = precision_recall_f1(*totals)
             figures.update({f"{n}_predicted_{label}": float(x) for n, x in zip(names, triple, strict=True)})
-        per_graph.update(true_positive=counts[0].tolist(), retained=counts[1].tolist(), gold=counts[2].tolist())
-        per_graph.update({name: row.tolist() for name, row in zip(names, rows, strict=True)})
+        per_graph.update(true_positive=counts[0], retained=counts[1], gold=counts[2])
+        per_graph.update(zip(names, rows, strict=True))
 
     def _score_fidelity(
         self,
         figures: dict[str, Any],
-        per_graph: dict[str, list[Any]],
+        per_graph: dict[str, np.ndarray],
         values: Tensor,
         mask: Tensor,
         baselines: Sequence[Tensor] | None,
@@ -246,8 +248,8 @@ class Judge:
         recording, output = self.recordings["test"], self.problem.output
         labels = self.problem.splits["test"].labels
         figures["retained"] = float(mask.double().mean())
-        per_graph["retained_messages"] = recording.graphs.sum_per_graph(mask.long().sum(0)).tolist()
-        classes = np.asarray(per_graph["predicted"])
+        per_graph["retained_messages"] = recording.graphs.sum_per_graph(mask.long().sum(0)).cpu().numpy()
+        classes = per_graph["predicted"]
         for suffix, used in (("own", baselines), ("zero", None)):
             logits = _masked(recording, mask, used)
             unchanged = output.unchanged(recording.logits, logits, recording.graphs)
@@ -255,7 +257,7 @@ class Judge:
             figures[f"unchanged_{suffix}"] = float(unchanged.double().mean())
             figures[f"divergence_{suffix}"] = float(divergence.double().mean())
             figures[f"metric_{suffix}"] = output.metric(logits, labels)
-            per_graph[f"unchanged_{suffix}"] = unchanged.tolist()
+            per_graph[f"unchanged_{suffix}"] = unchanged.cpu().numpy()
             per_graph[f"divergence_{suffix}"] = _floats(divergence)
             for label in np.unique(classes):
                 share = unchanged.cpu().numpy()[classes == label].mean()
@@ -301,5 +303,5 @@ def _masked(recording: Stream, mask: Tensor, baselines: Sequence[Tensor] | None)
         return recording.forward(mask.to(recording.logits.dtype), baselines)
 
 
-def _floats(values: Tensor) -> list[float]:
-    return [float(x) for x in values.double().cpu()]
+def _floats(values: Tensor) -> np.ndarray:
+    return values.double().cpu().numpy()

@@ -1,30 +1,40 @@
-"""Records on disk: one atomic, content-addressed folder per cell. Only arrays and JSON are ever read back."""
+"""Records on disk: one atomic, content-addressed folder per cell, with checksums.
+
+Only arrays and JSON are ever read back, from regular files of bounded size; what does not match its checksum counts as
+not there and is made again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import inspect
+import io
 import json
 import logging
 import pickle
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from filelock import FileLock
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from .errors import UserError
+from .arrays import DamagedError, read_arrays, read_file, write_arrays
+from .errors import StorageError, UserError
 from .method import Attribution
 from .model import GraphModel
+from .scoring import Scores
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +46,18 @@ COMPUTING = (
 
 SCORING = ("gates", "gold", "graphs", "masks", "method", "noise", "output", "scoring", "seeds", "task")
 """Harness modules that decide a score."""
+
+
+KEY = re.compile(r"(problem-)?[0-9a-f]{32}")
+DRAFT = ".draft-"
+OLD_DRAFT_SECONDS = 3600.0
+MAX_JSON_BYTES = 2**28
+MAX_WEIGHTS_BYTES = 2**34
+
+
+def is_key(text: object) -> bool:
+    """Say whether this can be the key of a record: no other name becomes part of a path."""
+    return isinstance(text, str) and KEY.fullmatch(text) is not None
 
 
 def digest(content: Any) -> str:
@@ -80,23 +102,36 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file or folder beside its place, then move it there in one step.
 
     Raises:
-        UserError: when the folder cannot be written.
+        UserError: when the folder cannot be written, or is full.
     """
+    draft_root: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft_root = Path(tempfile.mkdtemp(prefix=".draft-", dir=path.parent))
-    except OSError as error:
-        raise UserError(
-            f"expected a writable folder; {path.parent}: {error.strerror}: choose another with --out or --cache-dir"
-        ) from error
-    try:
+        draft_root = Path(tempfile.mkdtemp(prefix=DRAFT, dir=path.parent))
         draft = draft_root / path.name
         write(draft)
         if draft.is_dir() and path.exists():
             path.replace(draft_root / "replaced")
         draft.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"expected a writable folder with room; {path.parent}: {error.strerror or error}: make room, or choose "
+            "another with --out or --cache-dir"
+        ) from error
     finally:
-        shutil.rmtree(draft_root, ignore_errors=True)
+        if draft_root is not None:
+            shutil.rmtree(draft_root, ignore_errors=True)
+
+
+def remove_old_drafts(folder: Path) -> None:
+    """Remove what killed processes left half-written; a draft lives for seconds."""
+    for draft in folder.glob(f"{DRAFT}*"):
+        try:
+            old = time.time() - draft.stat().st_mtime > OLD_DRAFT_SECONDS
+        except OSError:
+            continue
+        if old:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -108,12 +143,33 @@ def _dump(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any | None:
-    """Read JSON; None where there is no such file or it is damaged."""
+def _dump_checked(path: Path, content: Any) -> None:
+    _dump(path, {"checksum": digest(content), "content": content})
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON from a regular file.
+
+    Raises:
+        DamagedError: when there is no such file, or it is too large or not JSON.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        return json.loads(read_file(path, MAX_JSON_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _read_checked(path: Path) -> Any | None:
+    """Read JSON that was written with its checksum; None where there is none or it is damaged."""
+    try:
+        stored = read_json(path)
+        if isinstance(stored, dict) and digest(stored.get("content")) == stored.get("checksum"):
+            return stored["content"]
+    except DamagedError:
+        if not path.exists():
+            return None
+    logger.warning("%s is damaged; it is made again", path)
+    return None
 
 
 class CellStore:
@@ -127,46 +183,126 @@ class CellStore:
         self.root = root
         self.cells = root / "cells"
 
+    def _folder(self, key: str) -> Path:
+        if not is_key(key):
+            raise UserError(f"expected the key of a cell, 32 hexadecimal digits; got {key!r}")
+        return self.cells / key
+
+    def lock(self, key: str) -> FileLock:
+        """Return the lock under which a cell is run and scored; it is given up when its process dies."""
+        folder = self.root / ".locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"expected a writable folder; {folder}: {error.strerror}: choose another with --out"
+            ) from error
+        return FileLock(folder / f"{self._folder(key).name}.lock")
+
     def record(self, key: str) -> dict[str, Any] | None:
         """Return a cell's record: status, reason, costs and what decided it; None where there is none."""
-        content = read_json(self.cells / key / "record.json")
-        return content if isinstance(content, dict) else None
+        content = _read_checked(self._folder(key) / "record.json")
+        return content if isinstance(content, dict) and isinstance(content.get("status"), str) else None
 
-    def save(self, key: str, record: dict[str, Any], attributions: dict[str, Attribution], log: str) -> None:
-        """Store a cell in one step."""
+    def save(
+        self, key: str, record: dict[str, Any], attributions: Mapping[str, Attribution], log: str
+    ) -> dict[str, Any]:
+        """Store a cell in one step; return the record as it can be read back."""
 
         def write(draft: Path) -> None:
             draft.mkdir()
-            arrays, described = {}, {}
+            arrays, described, checksum = {}, {}, None
             for split, attribution in attributions.items():
                 described[split] = {"scale": attribution.scale, "per_layer": attribution.per_layer}
                 arrays.update({f"{split}/{name}": x for name, x in _to_arrays(attribution).items()})
             if arrays:
-                np.savez(draft / "attributions.npz", **arrays)
+                checksum = write_arrays(draft / "attributions.npz", arrays)
             if log:
-                (draft / "log.txt").write_text(log, encoding="utf-8")
-            _dump(draft / "record.json", {**record, "attributions": described})
+                (draft / "log.txt").write_text(log, encoding="utf-8", errors="replace")
+            _dump_checked(draft / "record.json", {**record, "attributions": described, "checksum": checksum})
 
-        write_atomically(self.cells / key, write)
+        write_atomically(self._folder(key), write)
+        stored = self.record(key)
+        if stored is None:
+            raise StorageError(f"expected {self._folder(key)} to be there; it was written and cannot be read")
+        return stored
+
+    def add_to_log(self, key: str, text: str) -> None:
+        """Add to what is kept of a cell's output."""
+        path = self._folder(key) / "log.txt"
+        if path.parent.is_dir():
+            with path.open("a", encoding="utf-8", errors="replace") as file:
+                file.write(text)
 
     def attributions(self, key: str, record: dict[str, Any], device: torch.device) -> dict[str, Attribution]:
-        """Load a cell's attributions."""
-        with np.load(self.cells / key / "attributions.npz", allow_pickle=False) as arrays:
+        """Load a cell's attributions.
+
+        Raises:
+            DamagedError: when the file is not the one that was written.
+        """
+        path = self._folder(key) / "attributions.npz"
+        arrays = read_arrays(path, record["checksum"])
+        try:
             return {
                 split: _from_arrays(
-                    {n.split("/", 1)[1]: arrays[n] for n in arrays if n.startswith(f"{split}/")}, meta, device
+                    {n.split("/", 1)[1]: x for n, x in arrays.items() if n.startswith(f"{split}/")}, meta, device
                 )
                 for split, meta in record["attributions"].items()
             }
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
 
-    def scores(self, key: str, score_key: str) -> list[dict[str, Any]] | None:
-        """Return the rows scored for a cell under ``score_key``, None where there are none."""
-        content = read_json(self.cells / key / "scores.json")
-        return content["rows"] if isinstance(content, dict) and content.get("key") == score_key else None
+    def scores(self, key: str, score_key: str) -> StoredScores | None:
+        """Return what was scored for a cell under ``score_key``, None where there is nothing or it is damaged."""
+        folder = self._folder(key) / "scores"
+        content = _read_checked(folder / "scores.json")
+        if not isinstance(content, dict) or content.get("key") != score_key:
+            return None
+        names = [field.name for field in fields(StoredScores)]
+        try:
+            columns = read_arrays(folder / "per_graph.npz", content["checksum"])
+            rows = [Scores(**row) for row in content["rows"]]
+            for name, values in columns.items():
+                number, _, column = name.partition("/")
+                rows[int(number)].per_graph[column] = values
+            return StoredScores(rows, **{name: content[name] for name in names if name != "rows"})
+        except (DamagedError, KeyError, TypeError, ValueError, IndexError) as error:
+            logger.warning("%s is damaged (%s); it is made again", folder, error)
+            return None
 
-    def save_scores(self, key: str, score_key: str, rows: list[dict[str, Any]]) -> None:
-        """Store the rows scored for a cell."""
-        write_json(self.cells / key / "scores.json", {"key": score_key, "rows": rows})
+    def save_scores(self, key: str, score_key: str, scores: StoredScores) -> None:
+        """Store what was scored for a cell."""
+
+        def write(draft: Path) -> None:
+            draft.mkdir()
+            columns = {f"{i}/{name}": x for i, row in enumerate(scores.rows) for name, x in row.per_graph.items()}
+            checksum = write_arrays(draft / "per_graph.npz", columns)
+            rows = [asdict(replace(row, per_graph={})) for row in scores.rows]
+            content = {**vars(scores), "rows": rows, "key": score_key, "checksum": checksum}
+            _dump_checked(draft / "scores.json", content)
+
+        write_atomically(self._folder(key) / "scores", write)
+
+
+@dataclass(frozen=True)
+class StoredScores:
+    """What was scored for a cell, or for a problem.
+
+    Args:
+        rows: of the method and its controls, or of the problem's controls.
+        status: ``ok``, or how the scoring ended without rows.
+        reason: why.
+        log: a traceback, where there is one.
+        figures: the problem's.
+        ablations: the problem's metric with one layer's messages dropped.
+    """
+
+    rows: Sequence[Scores] = ()
+    status: str = "ok"
+    reason: str = ""
+    log: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    ablations: Sequence[float] = ()
 
 
 def _to_arrays(attribution: Attribution) -> dict[str, Any]:
@@ -195,7 +331,7 @@ def _from_arrays(arrays: dict[str, Any], meta: dict[str, Any], device: torch.dev
 
 
 class ModelCache:
-    """Trained models by the content that decides them.
+    """Trained models by the content that decides them, with checksums.
 
     Args:
         folder: where they are; the platform's user cache folder by default.
@@ -206,21 +342,43 @@ class ModelCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
+            raise StorageError(
                 f"expected a writable cache folder; {self.folder}: {error.strerror}: choose another with --cache-dir"
             ) from error
 
     def load_or_train(self, key: str, model: GraphModel, train: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Load weights and figures into ``model``, or train it and keep both."""
-        path = self.folder / f"{key}.pt"
-        if path.is_file():
-            try:
-                stored = torch.load(path, map_location="cpu", weights_only=True)
-                model.load_state_dict(stored["state"])
-                return dict(stored["figures"])
-            except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-                logger.warning("the trained model %s is damaged (%s); training it again", path, type(error).__name__)
-        figures = train()
-        state = {name: x.cpu() for name, x in model.state_dict().items()}
-        write_atomically(path, lambda draft: torch.save({"state": state, "figures": figures}, draft))
+        """Load weights and figures into ``model``, or train it and keep both. Of several processes, one trains."""
+        with FileLock(self.folder / f"{key}.lock"):
+            figures = self._load(self.folder / key, model)
+            if figures is None:
+                figures = train()
+                self._save(self.folder / key, model, figures)
         return figures
+
+    def _load(self, path: Path, model: GraphModel) -> dict[str, float] | None:
+        if not path.exists():
+            return None
+        weights = path / "weights.pt"
+        described = _read_checked(path / "model.json")
+        if described is None:
+            return None
+        try:
+            data = read_file(weights, MAX_WEIGHTS_BYTES, described["checksum"])
+            model.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+            return dict(described["figures"])
+        except (DamagedError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            logger.warning("the trained model %s is damaged (%s); training it again", weights, type(error).__name__)
+            return None
+
+    def _save(self, path: Path, model: GraphModel, figures: dict[str, float]) -> None:
+        state = {name: x.cpu() for name, x in model.state_dict().items()}
+
+        def write(draft: Path) -> None:
+            draft.mkdir()
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            data = buffer.getvalue()
+            (draft / "weights.pt").write_bytes(data)
+            _dump_checked(draft / "model.json", {"checksum": hashlib.sha256(data).hexdigest(), "figures": figures})
+
+        write_atomically(path, write)

@@ -45,7 +45,7 @@ def prepared(depth: int = 2, **options: Any) -> tuple[Any, GraphBatch]:
     subject, graphs = contract(depth, [(3, 4), (4, 7), (3, 5), (5, 8), (4, 5)], seed=2)
     method = make(subject, **options)
     with method.gates() as gates:
-        method.readouts = method._build(gates.record(subject.train), 7)
+        method.readouts = method._build(gates.stream(subject.train, 10**9), 7)
     for readout in method.readouts:
         readout.start = 0.3
         readout.layers[3].weight.data.mul_(3)
@@ -164,7 +164,7 @@ def test_training_steps_against_a_plain_loop(released: bool) -> None:
     seed = derive("information-bottleneck", 4)
     plain = make(subject, **options, released_variant=released)
     with plain.gates() as gates:
-        plain.readouts = plain._build(gates.record(graphs), seed)
+        plain.readouts = plain._build(gates.stream(graphs, 10**9), seed)
     parameters = [p for readout in plain.readouts for p in readout.parameters()]
     before = [p.detach().clone() for p in parameters]
     first = [torch.zeros_like(p) for p in parameters]

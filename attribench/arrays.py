@@ -1,0 +1,96 @@
+"""Arrays on disk, read as from a stranger: regular files of bounded size, no pickle, no compression, no surprises.
+
+The format is NumPy's ``npz`` as ``numpy.savez`` writes it. Before anything is allocated, every member must be stored as
+it is (a zip bomb is compressed, or lets members share bytes) and be exactly as long as its header says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import stat
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+MAX_ARRAYS_BYTES = 2**34
+_MAX_MEMBERS = 100_000
+_KINDS = "biuf"
+"""Booleans, integers and floating-point numbers."""
+
+
+class DamagedError(Exception):
+    """A file that is missing, is not what it should be, or does not match its checksum; names the file."""
+
+
+def read_file(path: Path, limit: int, checksum: str | None = None) -> bytes:
+    """Return the content of a regular file of at most ``limit`` bytes, with SHA-256 ``checksum`` where one is given.
+
+    Raises:
+        DamagedError: for anything else; a pipe or a device is not opened.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DamagedError(f"{path}: not a regular file")
+        if status.st_size > limit:
+            raise DamagedError(f"{path}: {status.st_size} bytes; at most {limit} are read")
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if checksum is not None and hashlib.sha256(data).hexdigest() != checksum:
+        raise DamagedError(f"{path}: the checksum does not match")
+    return data
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> str:
+    """Write arrays; return the file's SHA-256."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")  # without the time of day: equal arrays give equal files
+            with archive.open(member, "w", force_zip64=True) as file:
+                npy.write_array(file, np.asanyarray(array), allow_pickle=False)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_arrays(path: Path, checksum: str | None = None) -> dict[str, np.ndarray]:
+    """Read what :func:`write_arrays` wrote.
+
+    Raises:
+        DamagedError: when it is anything else.
+    """
+    data = read_file(path, MAX_ARRAYS_BYTES, checksum)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            if len(members) > _MAX_MEMBERS or sum(member.file_size for member in members) > len(data):
+                raise DamagedError(f"{path}: its members are larger than the file")
+            if any(m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size for m in members):
+                raise DamagedError(f"{path}: expected members that are not compressed")
+            return {m.filename.removesuffix(".npy"): _read_array(archive.read(m), m.filename, path) for m in members}
+    except DamagedError:
+        raise
+    except Exception as error:  # whatever the libraries raise for bytes that are no such file
+        raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _read_array(data: bytes, name: str, path: Path) -> np.ndarray:
+    file = io.BytesIO(data)
+    version = npy.read_magic(file)
+    read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+    if read_header is None:
+        raise DamagedError(f"{path}: {name}: version {version} of the format is not known")
+    shape, fortran, kind = read_header(file)
+    start = file.tell()
+    if kind.kind not in _KINDS or kind.hasobject:
+        raise DamagedError(f"{path}: {name}: expected numbers; got {kind}")
+    if any(size < 0 for size in shape) or math.prod(shape) * kind.itemsize != len(data) - start:
+        raise DamagedError(f"{path}: {name}: its header speaks of {shape} values of {kind}; there are others")
+    flat = np.frombuffer(data, kind, offset=start).copy()
+    return flat.reshape(shape, order="F" if fortran else "C")

@@ -1,0 +1,391 @@
+"""Who performs the pieces of a run: this process, or several worker processes that may die or take too long.
+
+A worker gets the name of a piece and leaves the result in the results folder; what it sends back is progress alone.
+Processes are managed by Pebble, which ends a worker at its time limit and replaces one that died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import wait as wait_for_any
+from pathlib import Path
+from typing import Any
+
+import torch
+from pebble import ProcessExpired, ProcessPool
+
+from .errors import StorageError
+from .execution import ATTEMPTS, SMALLER, first_line
+from .plan import Cell, Grounds, Item, Plan
+from .progress import Progress, Tracker
+from .registry import load_plugin
+from .runner import Runner
+from .store import CellStore, ModelCache
+
+logger = logging.getLogger(__name__)
+
+BUSY_SECONDS = 1.0
+"""How often to look whether another process has finished what it is doing."""
+
+MOST_BROKEN = 5
+"""How often all processes may have to be started anew because one died while it had nothing to do."""
+
+MAX_OUTPUT = 100_000
+"""Characters kept of what a piece printed, from its end."""
+
+PRELOADED = ["attribench.workers", "attribench.methods", "attribench.tasks"]
+
+
+class Schedule:
+    """Which piece comes next: in the order of the plan, and a problem's cells after its grounds.
+
+    Args:
+        runner: knows what is finished.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        cells = runner.plan.cells()
+        todo = {cell for cell in cells if not runner.finished(cell)}
+        #: Cells that need nothing more.
+        self.finished = [cell for cell in cells if cell not in todo]
+        self._waiting: list[Item] = []
+        self._grounded: set[Grounds] = set()
+        for grounds in runner.plan.grounds():
+            mine = [cell for cell in cells if cell.grounds == grounds and cell in todo]
+            if runner.finished(grounds):
+                self._grounded.add(grounds)
+            else:
+                self._waiting.append(grounds)
+            self._waiting += mine
+
+    def next(self) -> Item | None:
+        """Return a piece that can be done now, None where there is none at present."""
+        for i, item in enumerate(self._waiting):
+            if isinstance(item, Grounds) or item.grounds in self._grounded:
+                return self._waiting.pop(i)
+        return None
+
+    def later(self, item: Item) -> None:
+        """Take a piece back."""
+        self._waiting.insert(0, item)
+
+    def done(self, item: Item) -> list[Cell]:
+        """Take note that a piece is done; return the cells that need nothing more."""
+        if isinstance(item, Cell):
+            return [item]
+        stored = self._runner.load_grounds(item)
+        if stored is not None and stored.status == "ok":
+            self._grounded.add(item)
+            return []
+        ended = [cell for cell in self._waiting if isinstance(cell, Cell) and cell.grounds == item]
+        self._waiting = [other for other in self._waiting if other not in ended]
+        for cell in ended:
+            status, reason, log = (stored.status, stored.reason, stored.log) if stored else ("failed", "not there", "")
+            self._runner.end(cell, status, reason, log)
+        return ended
+
+    def __bool__(self) -> bool:
+        """Say whether any piece is waiting."""
+        return bool(self._waiting)
+
+
+def describe(item: Item) -> str:
+    """Return what a piece is called in a progress bar."""
+    name = f" · {item.method}" if isinstance(item, Cell) else ""
+    return f"{item.task}{name} · seed {item.data_seed}"
+
+
+def perform_here(runner: Runner, progress: Progress) -> Iterator[Cell]:
+    """Perform all pieces in this process; yield each cell when it is done."""
+    tracker = Tracker(lambda *report: progress.phase(0, *report))
+    runner.track = tracker
+    schedule, total = Schedule(runner), len(runner.plan.cells())
+    yield from schedule.finished
+    done = len(schedule.finished)
+    while (item := schedule.next()) is not None:
+        progress.overall(describe(item), done, total)
+        runner.perform(item)
+        tracker.end()
+        ended = schedule.done(item)
+        done += len(ended)
+        yield from ended
+
+
+class Workers:
+    """Worker processes.
+
+    Args:
+        runner: of the parent process; it records what a worker could not.
+        jobs: how many processes.
+        timeout: seconds that a cell may take; None for no limit.
+        overwrite: as for the runner.
+    """
+
+    def __init__(self, runner: Runner, jobs: int, timeout: float | None, overwrite: str) -> None:
+        self.runner = runner
+        self.jobs = jobs
+        self.timeout = timeout
+        self._overwrite = overwrite
+        self._killed: Counter[Item] = Counter()
+
+    def perform(self, progress: Progress) -> Iterator[Cell]:
+        """Perform all pieces; yield each cell when it is done.
+
+        Raises:
+            StorageError: when a worker could not write; all others are ended.
+        """
+        schedule, total = Schedule(self.runner), len(self.runner.plan.cells())
+        yield from schedule.finished
+        done = len(schedule.finished)
+        broken = 0
+        while schedule:
+            running: dict[Future[bool], Item] = {}
+            with _Listening(progress) as address, self._pool(address) as pool:
+                while schedule or running:
+                    while len(running) < self.jobs and (item := schedule.next()) is not None:
+                        timeout = self.timeout if isinstance(item, Cell) else None
+                        running[pool.schedule(_perform, (item, self._limit(item)), timeout=timeout)] = item
+                    progress.overall(", ".join(sorted({item.task for item in running.values()})), done, total)
+                    ready, _ = wait(running, timeout=BUSY_SECONDS, return_when=FIRST_COMPLETED)
+                    try:
+                        for future in ready:
+                            if self._again(running[future], future):
+                                schedule.later(running.pop(future))
+                                continue
+                            ended = schedule.done(running.pop(future))
+                            done += len(ended)
+                            yield from ended
+                    except BrokenProcessPool:
+                        broken += 1
+                        if broken > MOST_BROKEN:
+                            raise
+                        for waiting in running.values():
+                            schedule.later(waiting)
+                        break
+
+    @contextlib.contextmanager
+    def _pool(self, address: tuple[Any, bytes]) -> Iterator[ProcessPool]:
+        store, cache = self.runner.store.root, self.runner.cache.folder.parent
+        arguments = (self.runner.plan, store, cache, self._overwrite, self.timeout, os.getpid(), *address)
+        pool = ProcessPool(self.jobs, initializer=_start, initargs=arguments, context=context())
+        try:
+            yield pool
+            pool.close()
+        finally:
+            pool.stop()
+            pool.join()
+
+    def _limit(self, item: Item) -> int:
+        """Return the most edges of a pass: fewer where a process was killed over it."""
+        smaller: int = SMALLER ** self._killed[item]
+        return max(1, self.runner.plan.max_edges // smaller)
+
+    def _again(self, item: Item, future: Future[bool]) -> bool:
+        """Say whether a piece has to be done again; record what its worker could not."""
+        try:
+            performed = future.result()
+        except (StorageError, BrokenProcessPool):
+            raise
+        except TimeoutError:
+            self._end(item, "timeout", f"took more than {self.timeout:g} s (--cell-timeout)")
+        except ProcessExpired as error:
+            limit = self._limit(item)
+            self._killed[item] += 1
+            if error.exitcode != -signal.SIGKILL:
+                self._end(item, "failed", f"its process ended with {_exit(error.exitcode)}")
+            elif self._killed[item] == ATTEMPTS:
+                reason = f"its process was killed {ATTEMPTS} times, most likely for memory; the last time with at most "
+                self._end(item, "out-of-memory", f"{reason}{limit} edges a pass")
+            else:
+                logger.warning("%s: its process was killed; trying again with smaller passes", describe(item))
+                return True
+        except Exception as error:
+            self._end(item, "failed", first_line(error))
+        else:
+            if not performed:
+                time.sleep(BUSY_SECONDS)
+            return not performed
+        return False
+
+    def _end(self, item: Item, status: str, reason: str) -> None:
+        self.runner.end(item, status, reason, _take_output(_output(self.runner, item, os.getpid())))
+
+
+def _exit(code: int | None) -> str:
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            return f"signal {-code} ({signal.Signals(-code).name})"
+    return f"exit code {code}"
+
+
+def context() -> Any:
+    """Return how processes are started: from a server that has imported everything, where there is one."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(PRELOADED)
+    return forkserver
+
+
+class _Listening:
+    """Takes in what workers say of their progress (a context manager that gives the address to speak to).
+
+    Each worker has a connection of its own, so that one that is killed while it speaks does not silence the others.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._key = os.urandom(16)
+        self._listener = Listener(authkey=self._key)
+
+    def __enter__(self) -> tuple[Any, bytes]:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self._listener.address, self._key
+
+    def __exit__(self, *error: Any) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()
+            except multiprocessing.AuthenticationError:
+                continue
+            except (OSError, EOFError):
+                return
+            threading.Thread(target=self._listen, args=(connection,), daemon=True).start()
+
+    def _listen(self, connection: Connection) -> None:
+        who = connection.fileno()
+        with contextlib.suppress(OSError, EOFError, ValueError), connection:
+            while True:
+                kind, *content = json.loads(connection.recv_bytes())
+                if kind == "phase":
+                    self._progress.phase(who, *content)
+                else:
+                    level, name, message = content
+                    logging.getLogger(name).log(level, "%s", message)
+        self._progress.phase(who, "", 0, None)
+
+
+class _Speaking(logging.Handler):
+    """A worker's end: reports progress and log messages to the parent."""
+
+    def __init__(self, address: Any, key: bytes) -> None:
+        super().__init__()
+        self._connection = Client(address, authkey=key)
+
+    def _say(self, *content: Any) -> None:
+        with contextlib.suppress(OSError):  # the parent is about to end this process
+            self._connection.send_bytes(json.dumps(content).encode())
+
+    def phase(self, description: str, done: int, total: int | None) -> None:
+        """Report a phase."""
+        self._say("phase", description, done, total)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Report a message."""
+        self._say("log", record.levelno, record.name, self.format(record))
+
+
+def default_jobs(plan: Plan) -> int:
+    """Return how many workers a run has unless told: the cores shared out; on a GPU, whose memory they share, one."""
+    if plan.device != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // plan.threads)
+
+
+@dataclass
+class _State:
+    runner: Runner
+    tracker: Tracker
+    timeout: float | None
+    parent: int
+
+
+_state: _State | None = None
+"""Of a worker process."""
+
+
+def _start(
+    plan: Plan, out: Path, cache: Path, overwrite: str, timeout: float | None, parent: int, address: Any, key: bytes
+) -> None:
+    """Set a worker process up."""
+    global _state
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(plan.threads)
+    speaking = _Speaking(address, key)
+    logging.basicConfig(level=logging.WARNING, handlers=[speaking], force=True)
+    for source in plan.plugins:
+        load_plugin(source)
+    tracker = Tracker(speaking.phase)
+    _state = _State(Runner(plan, CellStore(out), ModelCache(cache), overwrite, tracker), tracker, timeout, parent)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has gone: nobody would end it, and it would hold its locks."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for_any([parent.sentinel])
+        os._exit(1)
+
+
+def _perform(item: Item, max_edges: int) -> bool:
+    """Perform a piece in a worker; what it prints, and where it stands at the end of its time, goes to a file."""
+    assert _state is not None
+    runner, tracker = _state.runner, _state.tracker
+    tracker.prefix = f"{describe(item)}: "
+    path = _output(runner, item, _state.parent)
+    with path.open("w", encoding="utf-8", errors="replace") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        faulthandler.enable(file)
+        if _state.timeout is not None and isinstance(item, Cell):
+            faulthandler.dump_traceback_later(0.9 * _state.timeout, file=file)
+        try:
+            performed = runner.perform(item, max_edges, wait=False)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            faulthandler.disable()
+            tracker.end()
+            sys.stdout.flush()
+            sys.stderr.flush()
+    printed = _take_output(path)
+    if printed and performed:
+        runner.store.add_to_log(runner.key(item), printed)
+    return performed
+
+
+def _output(runner: Runner, item: Item, parent: int) -> Path:
+    """Return where the worker of a parent process writes what a piece prints."""
+    folder = runner.store.root / ".output"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{runner.key(item)}-{parent}"
+
+
+def _take_output(path: Path) -> str:
+    """Return what a piece printed, and remove the file."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")[-MAX_OUTPUT:]
+        path.unlink()
+    except OSError:
+        return ""
+    return text
