@@ -104,8 +104,11 @@ def run(
 
     Example: `python -m attribench run --methods all --task toy --seeds 5`
     """
+    from .processes import warm_up
     from .settings import merge, parse_overrides, read_config
 
+    if jobs != 0:
+        warm_up()
     file = read_config(config) if config else {}
     settings = _run_settings(
         file.pop("run", {}),

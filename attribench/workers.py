@@ -32,6 +32,7 @@ from pebble import ProcessExpired, ProcessPool
 from .errors import StorageError
 from .execution import ATTEMPTS, SMALLER, first_line
 from .plan import Cell, Grounds, Item, Plan
+from .processes import context
 from .progress import Progress, Tracker
 from .registry import load_plugin
 from .runner import Runner
@@ -47,8 +48,6 @@ MOST_BROKEN = 5
 
 MAX_OUTPUT = 100_000
 """Characters kept of what a piece printed, from its end."""
-
-PRELOADED = ["attribench.workers", "attribench.methods", "attribench.tasks"]
 
 
 class Schedule:
@@ -232,15 +231,6 @@ def _exit(code: int | None) -> str:
         with contextlib.suppress(ValueError):
             return f"signal {-code} ({signal.Signals(-code).name})"
     return f"exit code {code}"
-
-
-def context() -> Any:
-    """Return how processes are started: from a server that has imported everything, where there is one."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(PRELOADED)
-    return forkserver
 
 
 class _Listening:

@@ -4,16 +4,18 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from attribench.cli import main
 from attribench.method import Method
 from attribench.registry import METHODS, TASKS
+from attribench.store import CellStore
 
 SMALL = [
     *("--set", "toy.train=400", "--set", "toy.validation=60", "--set", "toy.test=40", "--set", "toy.colours=3"),
@@ -36,7 +38,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     monkeypatch.setenv("COLUMNS", "120")
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["attribench", *arguments])
+        here = ["--jobs", "0"] if arguments[0] == "run" else []
+        monkeypatch.setattr(sys, "argv", ["attribench", *arguments, *here])
         with pytest.raises(SystemExit) as exit_info:
             main()
         captured = capsys.readouterr()
@@ -147,12 +150,15 @@ def test_score_repeats_the_scoring_alone(copy: Path, cli: Cli, monkeypatch: pyte
 
 
 def test_score_reads_the_stored_attributions(copy: Path, cli: Cli) -> None:
-    changed = 0
-    for path in (copy / "r" / "cells").glob("*/attributions.npz"):
-        arrays = dict(np.load(path))
-        if "test/hard_mask" in arrays and "test/baseline/0" in arrays and arrays["test/baseline/0"].ndim == 1:
-            arrays["test/hard_mask"] = np.zeros_like(arrays["test/hard_mask"])
-            np.savez(path, **arrays)
+    store, changed = CellStore(copy / "r"), 0
+    for path in store.cells.glob("*/attributions.npz"):
+        record = store.record(path.parent.name)
+        assert record is not None
+        found = store.attributions(path.parent.name, record, torch.device("cpu"))
+        test = found["test"]
+        if test.hard_mask is not None and test.baselines is not None and test.baselines[0].dim() == 1:
+            found["test"] = replace(test, hard_mask=torch.zeros_like(test.hard_mask))
+            store.save(path.parent.name, record, found, "")
             changed += 1
     assert changed == 2
     assert cli("score", str(copy / "r"), "--cache-dir", str(copy / "c"))[0] == 0
@@ -278,7 +284,7 @@ def test_ctrl_c_asks_for_no_further_model(cli: Cli, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(METHODS["gnnexplainer"], "attribute", interrupt)
     arguments = ["--methods", "integrated-gradients,gnnexplainer", "--seeds", "3", "--out", "r", "--cache-dir", "c"]
     assert cli("run", *SMALL, *arguments)[0] == 130
-    assert len(list(Path("c/models").iterdir())) == 1
+    assert len(list(Path("c/models").glob("*/weights.pt"))) == 1
 
 
 PLUGIN = """

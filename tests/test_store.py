@@ -1,5 +1,6 @@
 """Records on disk: what is written is read back, nothing is half-written, and nothing pickled is loaded."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attribench.arrays import DamagedError, read_arrays
 from attribench.errors import UserError
 from attribench.graphs import GraphBatch
 from attribench.method import Attribution
 from attribench.model import GraphModel
-from attribench.store import CellStore, ModelCache, digest, read_json, write_atomically, write_json
+from attribench.scoring import Scores
+from attribench.store import CellStore, ModelCache, StoredScores, digest, read_json, write_atomically, write_json
 
 CPU = torch.device("cpu")
 
@@ -22,6 +25,7 @@ def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(len(shape)), dtype=dtype)
 
 
+KEY = "0123456789abcdef" * 2
 BARE = Attribution(random(1, 3))
 FULL = Attribution(
     random(12, 5, dtype=torch.float64) * 8 - 4,
@@ -30,6 +34,22 @@ FULL = Attribution(
     tuple(random(3) + k if k % 2 else random(2, 3) + k for k in range(12)),  # more than ten: 10 sorts before 2 as text
     {"final loss": random(2), "steps/taken": torch.tensor([3, 4])},
     per_layer=False,
+)
+
+SCORES = StoredScores(
+    [
+        Scores(
+            "m",
+            "method",
+            {"f1": 0.5, "threshold": None},
+            {"graph": np.array([0, 2]), "f1": np.array([0.25, np.nan]), "same": np.array([True, False])},
+            [{"layer": 0}],
+            [7],
+        ),
+        Scores("random(m)", "control", {}),
+    ],
+    figures={"test": 1.0},
+    ablations=[0.5, 0.25],
 )
 
 
@@ -49,62 +69,109 @@ def assert_same(first: Attribution, second: Attribution) -> None:
 
 def test_a_cell_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     store = CellStore(tmp_path / "results")
-    assert store.record("k") is None
-    store.save("k", {"status": "ok", "seconds": 1.5}, {"validation": BARE, "test": FULL}, "said something\n")
-    record = store.record("k")
+    assert store.record(KEY) is None
+    store.save(KEY, {"status": "ok", "seconds": 1.5}, {"validation": BARE, "test": FULL}, "said something\n")
+    record = store.record(KEY)
     assert record is not None
     assert (record["status"], record["seconds"]) == ("ok", 1.5)
-    loaded = store.attributions("k", record, CPU)
+    loaded = store.attributions(KEY, record, CPU)
     assert list(loaded) == ["validation", "test"]
     assert_same(loaded["validation"], BARE)
     assert_same(loaded["test"], FULL)
-    assert (store.cells / "k" / "log.txt").read_text() == "said something\n"
-    assert [path.name for path in store.cells.iterdir()] == ["k"]
+    assert (store.cells / KEY / "log.txt").read_text() == "said something\n"
+    assert [path.name for path in store.cells.iterdir()] == [KEY]
 
 
 def test_a_cell_without_attributions_or_log_has_only_a_record(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
-    store.save("k", {"status": "skipped"}, {}, "")
-    assert [path.name for path in (store.cells / "k").iterdir()] == ["record.json"]
-    assert store.record("k") == {"status": "skipped", "attributions": {}}
+    store.save(KEY, {"status": "skipped"}, {}, "")
+    assert [path.name for path in (store.cells / KEY).iterdir()] == ["record.json"]
+    assert store.record(KEY) == {"status": "skipped", "attributions": {}, "checksum": None}
 
 
 def test_saving_again_replaces_the_whole_cell(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
-    store.save("k", {"status": "ok"}, {"test": FULL}, "log")
-    store.save_scores("k", "s", [{"f1": 1.0}])
-    store.save("k", {"status": "failed"}, {}, "")
-    assert store.record("k") == {"status": "failed", "attributions": {}}
-    assert [path.name for path in (store.cells / "k").iterdir()] == ["record.json"]
-    assert [path.name for path in store.cells.iterdir()] == ["k"]
+    store.save(KEY, {"status": "ok"}, {"test": FULL}, "log")
+    store.save_scores(KEY, "s", SCORES)
+    store.save(KEY, {"status": "failed"}, {}, "")
+    assert store.record(KEY) == {"status": "failed", "attributions": {}, "checksum": None}
+    assert [path.name for path in (store.cells / KEY).iterdir()] == ["record.json"]
+    assert [path.name for path in store.cells.iterdir()] == [KEY]
 
 
 def test_scores_are_those_of_their_key(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
-    store.save("k", {}, {}, "")
-    assert store.scores("k", "s") is None
-    store.save_scores("k", "s", [{"f1": 0.5, "threshold": None}])
-    assert store.scores("k", "s") == [{"f1": 0.5, "threshold": None}]
-    assert store.scores("k", "other") is None
+    store.save(KEY, {"status": "ok"}, {}, "")
+    assert store.scores(KEY, "s") is None
+    store.save_scores(KEY, "s", SCORES)
+    loaded = store.scores(KEY, "s")
+    assert loaded is not None
+    assert (loaded.status, loaded.figures, loaded.ablations) == ("ok", {"test": 1.0}, [0.5, 0.25])
+    (method, control), (saved, _) = loaded.rows, SCORES.rows
+    assert (method.method, method.kind, method.figures) == ("m", "method", {"f1": 0.5, "threshold": None})
+    assert (method.layers, method.unfinished) == ([{"layer": 0}], [7])
+    assert method.per_graph.keys() == saved.per_graph.keys()
+    for name, column in saved.per_graph.items():
+        assert method.per_graph[name].dtype == column.dtype
+        np.testing.assert_array_equal(method.per_graph[name], column)
+    assert (control.method, control.kind, control.per_graph) == ("random(m)", "control", {})
+    assert store.scores(KEY, "other") is None
+
+
+def test_equal_cells_are_equal_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        CellStore(tmp_path / name).save(KEY, {"status": "ok"}, {"test": FULL}, "")
+        CellStore(tmp_path / name).save_scores(KEY, "s", SCORES)
+    for path in (tmp_path / "a").rglob("*.*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
 
 @pytest.mark.parametrize("text", ["", '{"status": "o', "\xff\xfe", "[1, 2]", "null"])
 def test_a_damaged_record_is_no_record(tmp_path: Path, text: str) -> None:
     store = CellStore(tmp_path)
-    store.save("k", {"status": "ok"}, {}, "")
-    for name in ("record.json", "scores.json"):
-        (store.cells / "k" / name).write_text(text, encoding="latin-1")
-    assert store.record("k") is None
-    assert store.scores("k", "s") is None
+    store.save(KEY, {"status": "ok"}, {}, "")
+    store.save_scores(KEY, "s", SCORES)
+    for name in ("record.json", "scores/scores.json"):
+        (store.cells / KEY / name).write_text(text, encoding="latin-1")
+    assert store.record(KEY) is None
+    assert store.scores(KEY, "s") is None
+
+
+@pytest.mark.parametrize("name", ["record.json", "attributions.npz", "scores/scores.json", "scores/per_graph.npz"])
+def test_a_changed_byte_is_noticed(tmp_path: Path, name: str) -> None:
+    store = CellStore(tmp_path)
+    store.save(KEY, {"status": "ok", "figure": 0.123456}, {"test": FULL}, "")
+    store.save_scores(KEY, "s", SCORES)
+    path = store.cells / KEY / name
+    data = bytearray(path.read_bytes())
+    at = data.index(b"0.123456") + 5 if name == "record.json" else len(data) // 2
+    data[at] ^= 1
+    path.write_bytes(data)
+    record = store.record(KEY)
+    if name == "record.json":
+        assert record is None
+    elif name == "attributions.npz":
+        assert record is not None
+        with pytest.raises(DamagedError, match=r"attributions\.npz: the checksum does not match"):
+            store.attributions(KEY, record, CPU)
+    else:
+        assert store.scores(KEY, "s") is None
+
+
+def test_a_key_is_no_path(tmp_path: Path) -> None:
+    for key in ("../evil", "k", "", f"{KEY}/..", f"problem-{KEY}x", KEY.upper()):
+        with pytest.raises(UserError, match="expected the key of a cell"):
+            CellStore(tmp_path).record(key)
 
 
 def test_read_json_of_what_is_missing_or_damaged(tmp_path: Path) -> None:
     write_json(tmp_path / "deep" / "a.json", {"x": [1, None], "path": tmp_path})
     assert read_json(tmp_path / "deep" / "a.json") == {"x": [1, None], "path": str(tmp_path)}
-    assert read_json(tmp_path / "missing.json") is None
-    assert read_json(tmp_path) is None
     (tmp_path / "b.json").write_bytes(b"\x80{}")
-    assert read_json(tmp_path / "b.json") is None
+    for name in ("missing.json", ".", "b.json"):
+        with pytest.raises(DamagedError):
+            read_json(tmp_path / name)
 
 
 @pytest.mark.parametrize("folder", [False, True])
@@ -132,8 +199,8 @@ def test_a_failing_writer_leaves_nothing_new(tmp_path: Path, folder: bool, exist
 
 def test_an_unwritable_place_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"expected a writable folder; .*file.*: choose another with --out") as error:
-        CellStore(tmp_path / "file").save("k", {}, {}, "")
+    with pytest.raises(UserError, match=r"expected a writable folder with room; .*file.*--out") as error:
+        CellStore(tmp_path / "file").save(KEY, {}, {}, "")
     assert "\n" not in str(error.value)
 
 
@@ -149,18 +216,23 @@ class Bomb:
 
 def test_pickled_attributions_and_models_are_not_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store, exploded = CellStore(tmp_path), tmp_path / "exploded"
-    store.save("k", {}, {"test": BARE}, "")
-    record = store.record("k")
+    store.save(KEY, {"status": "ok"}, {"test": BARE}, "")
+    record = store.record(KEY)
     assert record is not None
     arrays: dict[str, Any] = {"test/scores": np.array([Bomb(exploded)], dtype=object)}
-    np.savez(store.cells / "k" / "attributions.npz", **arrays)
-    with pytest.raises(ValueError, match="allow_pickle"):
-        store.attributions("k", record, CPU)
+    np.savez(store.cells / KEY / "attributions.npz", **arrays)
+    with pytest.raises(DamagedError, match="checksum"):
+        store.attributions(KEY, record, CPU)
+    with pytest.raises(DamagedError, match="expected numbers"):
+        read_arrays(store.cells / KEY / "attributions.npz")
     cache = ModelCache(tmp_path)
-    cache.folder.mkdir(exist_ok=True)
-    torch.save({"state": Bomb(exploded), "figures": {}}, cache.folder / "m.pt")
+    (cache.folder / "m").mkdir(parents=True)
+    torch.save(Bomb(exploded), cache.folder / "m" / "weights.pt")
+    checksum = hashlib.sha256((cache.folder / "m" / "weights.pt").read_bytes()).hexdigest()
+    described = {"checksum": checksum, "figures": {}}
+    write_json(cache.folder / "m" / "model.json", {"checksum": digest(described), "content": described})
     assert cache.load_or_train("m", Model(), lambda: {"trained": 1.0}) == {"trained": 1.0}
-    assert "m.pt is damaged (UnpicklingError); training it again" in caplog.text
+    assert "weights.pt is damaged (UnpicklingError); training it again" in caplog.text
     assert not exploded.exists()
     assert cache.load_or_train("m", Model(), dict) == {"trained": 1.0}  # mended
 
@@ -193,7 +265,7 @@ def test_a_model_is_trained_once(tmp_path: Path) -> None:
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
     assert float(again.norm.get_buffer("running_mean")[0]) == 1
-    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["a.pt", "b.pt"]
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["a", "a.lock", "b", "b.lock"]
 
 
 def test_failed_training_is_not_cached(tmp_path: Path) -> None:

@@ -147,8 +147,9 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     (tmp_path / "plugins.py").write_text(PLUGINS)
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        plugins = ["--plugin", "plugins.py", "--cache-dir", str(cache)] if arguments[0] == "run" else []
-        monkeypatch.setattr(sys, "argv", ["attribench", *arguments, *plugins])
+        more = ["--plugin", "plugins.py", "--cache-dir", str(cache)] if arguments[0] in ("run", "score") else []
+        more += ["--jobs", "0"] if arguments[0] == "run" else []
+        monkeypatch.setattr(sys, "argv", ["attribench", *arguments, *more])
         with pytest.raises(SystemExit) as exit_info:
             main()
         captured = capsys.readouterr()
@@ -183,7 +184,7 @@ def test_variants_have_rows_of_their_own(cli: Cli) -> None:
     assert passes.tolist() == [6, 7]  # the unmasked pass, then one per step
     run = json.loads(Path("r/run.json").read_text())["configuration"]
     assert [(run[name]["steps"], run[name]["learning_rate"]) for name in VARIANTS] == [(5, 0.01), (6, 0.1)]
-    records = [json.loads(path.read_text()) for path in Path("r/cells").glob("*/record.json")]
+    records = [json.loads(path.read_text())["content"] for path in Path("r/cells").glob("*/record.json")]
     assert sorted(r["content"]["method_config"]["steps"] for r in records) == [5, 6]
 
 
