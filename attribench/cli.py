@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -289,7 +290,11 @@ def study(
     from .study import keep_views
 
     codes = []
-    for name, table in read_config(file).items():
+    runs = read_config(file)
+    for name in runs:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise UserError(f"expected names of runs of letters, digits, - and _ in {file}; got {name!r}: rename it")
+    for name, table in runs.items():
         folder = work / file.stem / name
         settings = _run_settings({**table, "out": str(folder)}, device=device, jobs=jobs, cache_dir=cache_dir)
         codes.append(_execute(_plan(settings, {}, {}, {}), folder, settings))

@@ -12,9 +12,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from .arrays import DamagedError, read_file
 from .errors import UserError
 
 Overrides = dict[str, dict[str, Any]]
+
+MAX_CONFIG_BYTES = 2**20
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
@@ -26,10 +29,10 @@ def read_config(path: Path) -> Overrides:
         UserError: when it cannot be read, is not TOML, or holds something other than tables.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"expected a readable configuration file; {path}: {error.strerror}: check --config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(read_file(path, MAX_CONFIG_BYTES).decode())
+    except DamagedError as error:
+        raise UserError(f"expected a readable configuration file; {error}: check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"expected a TOML file; {path}: {error}: mend the file") from error
     for name, table in content.items():
         if not isinstance(table, dict):

@@ -59,7 +59,7 @@ def test_toml_tables_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (None, ("expected a readable configuration file", "No such file", "check --config")),
+        (None, ("expected a readable configuration file", "No such file", "check the path")),
         (b"[run\n", ("expected a TOML file", "line 1", "mend the file")),
         (b"[run]\nx = '\xff'\n", ("expected a TOML file", "0xff", "mend the file")),
         (b"colours = 8\n", ("expected tables such as [run] or [toy]", "got colours = 8", "move it into one")),
