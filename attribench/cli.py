@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -55,8 +55,10 @@ def run(
         list[str] | None, typer.Option(help="Names, comma-separated or repeated, or 'all'.  [default: all]")
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="As for --methods.  [default: toy]")] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many seeds; each varies data, model and fit.  [default: 1]")
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.  [default: 1]")] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(help="What varies with the seed, of data, model and fit, comma-separated.  [default: all three]"),
     ] = None,
     first_seed: Annotated[int | None, typer.Option(min=0, help="The first of them.  [default: 0]")] = None,
     set_: Annotated[
@@ -65,6 +67,10 @@ def run(
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file: a table [run] with these options, and one per task or method.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of licensed data, for tasks that can read it in place of what they bring."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Results folder.  [default: results/TASKS]")] = None,
     device: Device = None,
@@ -113,8 +119,8 @@ def run(
     file = read_config(config) if config else {}
     settings = _run_settings(
         file.pop("run", {}),
-        methods=methods, task=task, seeds=seeds, first_seed=first_seed, out=out, device=device, threads=threads,
-        jobs=jobs, cell_timeout=cell_timeout, max_edges=max_edges, overwrite=overwrite,
+        methods=methods, task=task, seeds=seeds, vary=vary, first_seed=first_seed, data_dir=data_dir, out=out,
+        device=device, threads=threads, jobs=jobs, cell_timeout=cell_timeout, max_edges=max_edges, overwrite=overwrite,
         randomised_graphs=randomised_graphs, cache_dir=cache_dir, plugin=plugin,
     )  # fmt: skip
     plan = _plan(settings, file, merge(file, parse_overrides(set_ or [])), parse_overrides(set_ or []))
@@ -126,6 +132,8 @@ _SETTINGS: dict[str, tuple[type[Any], Any, float | None]] = {
     "methods": (list, ["all"], None),
     "task": (list, ["toy"], None),
     "seeds": (int, 1, 1),
+    "vary": (list, ["data", "model", "fit"], None),
+    "data_dir": (str, None, None),
     "first_seed": (int, 0, 0),
     "out": (str, None, None),
     "device": (str, "auto", None),
@@ -172,20 +180,27 @@ def _run_settings(table: dict[str, Any], **given: Any) -> dict[str, Any]:
 def _plan(settings: dict[str, Any], file: dict[str, Any], options: dict[str, Any], named: dict[str, Any]) -> Plan:
     from .plan import Plan, select_device
     from .registry import METHODS, TASKS, load_plugin
+    from .settings import merge, split_names
 
     for source in settings["plugin"]:
         load_plugin(source)
     tasks, methods = TASKS.resolve(settings["task"]), METHODS.resolve(settings["methods"])
+    families = {TASKS[name].family for name in TASKS}
     for name in options:  # a file may configure plugins that this run leaves out, but none that do not exist
-        if name not in [*TASKS, *METHODS]:
+        if name not in [*TASKS, *METHODS, *families]:
             METHODS[name]
-    used = [name.partition("[")[0] for name in (*tasks, *methods)]
+    used = [name.partition("[")[0] for name in (*tasks, *methods)] + [TASKS[name].family for name in tasks]
     unused = [name for name in file if name not in [*used, *named]]
     first = settings["first_seed"]
+    kept = {name: values for name, values in options.items() if name not in unused}
+    vary = split_names(",".join(settings["vary"]))
+    if not vary or not set(vary) <= {"data", "model", "fit"}:
+        raise UserError(f"expected --vary of data, model and fit; got {', '.join(vary) or 'nothing'}")
     return Plan(
         tasks=tasks,
         methods=methods,
-        options={name: values for name, values in options.items() if name not in unused},
+        options=merge(_data_options(tasks, settings["data_dir"]), kept),
+        vary=cast(Any, vary),
         seeds=list(range(first, first + settings["seeds"])),
         device=select_device(settings["device"]),
         threads=settings["threads"],
@@ -193,6 +208,19 @@ def _plan(settings: dict[str, Any], file: dict[str, Any], options: dict[str, Any
         randomised_graphs=settings["randomised_graphs"],
         plugins=settings["plugin"],
     )
+
+
+def _data_options(tasks: list[str], folder: Path | str | None) -> dict[str, Any]:
+    """Return the option that names the folder of data, for the tasks that have it."""
+    from .registry import TASKS
+
+    if folder is None:
+        return {}
+    bases = {name.partition("[")[0] for name in tasks}
+    readers = [name for name in sorted(bases) if hasattr(TASKS[name].Config(), "data_dir")]
+    if not readers:
+        raise UserError(f"expected a task that reads --data-dir; {', '.join(tasks)} bring their own data: leave it out")
+    return {name: {"data_dir": str(folder)} for name in readers}
 
 
 def _execute(plan: Plan, folder: Path, settings: dict[str, Any]) -> int:
@@ -212,7 +240,7 @@ def _execute(plan: Plan, folder: Path, settings: dict[str, Any]) -> int:
     runner = Runner(plan, CellStore(folder), cache, settings["overwrite"])
     content = {"plan": dataclasses.asdict(plan), "cells": runner.keys(), "jobs": jobs, **_provenance(plan)}
     write_json(folder / "run.json", content)
-    remove_old_drafts(folder)
+    remove_old_drafts(folder, cache.folder)
     done = set()
     interrupted = False
     with Progress(Console(stderr=True)) as progress:

@@ -113,6 +113,10 @@ class GraphBatch:
         """Return the positions in this batch of the edges that :meth:`select` of ``index`` keeps, in its order."""
         return _ranges(self.edge_ptr, index)[0]
 
+    def nodes_of(self, index: Tensor) -> Tensor:
+        """Return the positions in this batch of the nodes that :meth:`select` of ``index`` keeps, in its order."""
+        return _ranges(self.node_ptr, index)[0]
+
     def reorder_edges(self, order: Tensor) -> GraphBatch:
         """Return the batch with its edges in ``order`` ``(E,)``, which must keep every graph's edges together."""
         if not torch.equal(self.edge_graph[order], self.edge_graph):

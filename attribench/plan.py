@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, ValidationError
@@ -65,7 +65,8 @@ class Plan:
     Args:
         tasks, methods: names.
         options: overrides of the plugins' defaults.
-        seeds: each varies data, model and fit together.
+        seeds: of the cells.
+        vary: which of ``data``, ``model`` and ``fit`` take each of the seeds; the others take the first.
         device: ``cpu`` or ``cuda[:i]``.
         threads: PyTorch threads, the same for every cell.
         max_edges: the most edges that one pass holds; larger batches are split.
@@ -79,20 +80,24 @@ class Plan:
     options: Overrides
     seeds: list[int]
     device: str
+    vary: list[Literal["data", "model", "fit"]] = field(default_factory=lambda: ["data", "model", "fit"])
     threads: int = 1
     max_edges: int = MAX_EDGES
     randomised_graphs: int = 100
     plugins: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if not (self.seeds and self.vary):
+            raise UserError("expected at least one seed, and something that varies with it; got none")
         named = [name.partition("[")[0] for name in (*self.tasks, *self.methods)]
         both = {n.partition("[")[0] for n in self.tasks} & {n.partition("[")[0] for n in self.methods}
         if both:
             raise UserError(
                 f"expected different names for methods and tasks; got {', '.join(both)} as both: rename one"
             )
+        families = [TASKS[name].family for name in self.tasks]
         for name in self.options:
-            if name not in named:
+            if name not in (*named, *families):
                 raise UserError(
                     f"expected --set for a task or method of this run ({', '.join([*self.tasks, *self.methods])}); "
                     f"got {name!r}: add it to the run, or leave the option out"
@@ -105,7 +110,8 @@ class Plan:
         configs = {}
         for name, kind in plugins.items():
             base = name.partition("[")[0]
-            configs[name] = make_config(base, kind, {**self.options.get(base, {}), **variant_options(name)})
+            shared = self.options.get(TASKS[name].family, {}) if name in self.tasks else {}
+            configs[name] = make_config(base, kind, {**shared, **self.options.get(base, {}), **variant_options(name)})
         return configs
 
     def grounds(self) -> list[Grounds]:
@@ -114,7 +120,13 @@ class Plan:
 
     def cells(self) -> list[Cell]:
         """Return the cells, those of one problem together."""
-        return [Cell(t, m, s, s, s) for t in self.tasks for s in self.seeds for m in self.methods]
+        first = self.seeds[0]
+        return [
+            Cell(task, method, *(seed if kind in self.vary else first for kind in ("data", "model", "fit")))
+            for task in self.tasks
+            for seed in self.seeds
+            for method in self.methods
+        ]
 
 
 def read_plan(path: Path, plugins: list[str]) -> tuple[Plan, list[str]]:

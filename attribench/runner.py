@@ -94,6 +94,7 @@ class Runner:
         self.track = track
         self.device = torch.device(plan.device)
         self._built: tuple[Grounds, Problem | Exception] | None = None
+        self._checksums: dict[str, dict[str, str]] = {}
 
     def problem_content(self, grounds: Grounds) -> dict[str, Any]:
         """Return what decides a problem."""
@@ -101,6 +102,7 @@ class Runner:
             "task": grounds.task,
             "task_config": as_dict(self.configs[grounds.task]),
             "task_source": plugin_digest(TASKS[grounds.task]),
+            "data": self._sources(grounds.task),
             "data_seed": grounds.data_seed,
             "model_seed": grounds.model_seed,
             "harness": harness_digest(COMPUTING),
@@ -108,6 +110,11 @@ class Runner:
             "device": _device_name(self.device),
             "threads": self.plan.threads,
         }
+
+    def _sources(self, task: str) -> dict[str, str]:
+        if task not in self._checksums:
+            self._checksums[task] = TASKS[task](self.configs[task]).sources()
+        return self._checksums[task]
 
     def cell_content(self, cell: Cell) -> dict[str, Any]:
         """Return what decides a cell's attributions."""

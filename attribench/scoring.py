@@ -171,7 +171,7 @@ class Judge:
     def predicted_without_messages(self) -> dict[str, float]:
         """Return the share of test graphs in each class when every message is dropped."""
         recording = self.recordings["test"]
-        classes = self.problem.output.classes(recording.forward(recording.ones() * 0))
+        classes = self.problem.output.classes(recording.forward(recording.ones() * 0), recording.graphs)
         counts = torch.bincount(classes, minlength=2).double() / max(1, len(classes))
         return {f"predicted_{k}_without_messages": float(share) for k, share in enumerate(counts)}
 
@@ -201,7 +201,7 @@ class Judge:
         recording = self.recordings["test"]
         return {
             "graph": np.arange(recording.graphs.num_graphs),
-            "predicted": self.problem.output.classes(recording.logits).cpu().numpy(),
+            "predicted": self.problem.output.classes(recording.logits, recording.graphs).cpu().numpy(),
             "edges": recording.graphs.num_edges_per_graph.cpu().numpy(),
         }
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
+from itertools import chain
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -123,9 +124,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             shutil.rmtree(draft_root, ignore_errors=True)
 
 
-def remove_old_drafts(folder: Path) -> None:
-    """Remove what killed processes left half-written; a draft lives for seconds."""
-    for draft in folder.glob(f"{DRAFT}*"):
+def remove_old_drafts(*folders: Path) -> None:
+    """Remove what killed processes left half-written in these folders and below; a draft lives for seconds."""
+    for draft in chain.from_iterable(folder.rglob(f"{DRAFT}*") for folder in folders):
         try:
             old = time.time() - draft.stat().st_mtime > OLD_DRAFT_SECONDS
         except OSError:

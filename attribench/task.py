@@ -38,9 +38,10 @@ class Split:
     gold: Tensor | None = None
 
     def select(self, index: Tensor) -> Split:
-        """Return the split of some graphs; there must be one label per graph."""
+        """Return the split of some graphs; there must be one label per graph or per node."""
         gold = None if self.gold is None else self.gold[:, self.graphs.edges_of(index)]
-        return Split(self.graphs.select(index), self.labels[index], gold)
+        labelled = index if len(self.labels) == self.graphs.num_graphs else self.graphs.nodes_of(index)
+        return Split(self.graphs.select(index), self.labels[labelled], gold)
 
     def to(self, device: torch.device) -> Split:
         """Return the split on another device."""
@@ -120,6 +121,8 @@ class Task(ABC):
     Config: ClassVar[type[Any]] = NoConfig
     #: Overrides with which the contract suite and the tests run quickly.
     quick: ClassVar[dict[str, Any]] = {}
+    #: A name that several tasks share, under which options of all of them can be set.
+    family: ClassVar[str] = ""
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config
@@ -135,6 +138,14 @@ class Task(ABC):
 
     def published(self) -> Mapping[str, Mapping[str, float]]:
         """Return published figures for this configuration: method -> metric -> value in [0, 1]."""
+        return {}
+
+    def sources(self) -> dict[str, str]:
+        """Return checksums of the files that the data come from, by name; they decide the results as code does.
+
+        Raises:
+            UserError: when one is not there.
+        """
         return {}
 
     @abstractmethod
