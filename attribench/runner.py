@@ -108,6 +108,7 @@ class Runner:
             "harness": harness_digest(COMPUTING),
             "versions": library_versions(),
             "device": _device_name(self.device),
+            "dtype": str(torch.get_default_dtype()),
             "threads": self.plan.threads,
         }
 
