@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
+from .errors import printable
+
 MAX_ARRAYS_BYTES = 2**34
 _MAX_MEMBERS = 100_000
 _KINDS = "biuf"
@@ -26,6 +28,9 @@ _KINDS = "biuf"
 
 class DamagedError(Exception):
     """A file that is missing, is not what it should be, or does not match its checksum; names the file."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
 
 
 def read_file(path: Path, limit: int, checksum: str | None = None) -> bytes:
@@ -40,12 +45,17 @@ def read_file(path: Path, limit: int, checksum: str | None = None) -> bytes:
             raise DamagedError(f"{path}: not a regular file")
         if status.st_size > limit:
             raise DamagedError(f"{path}: {status.st_size} bytes; at most {limit} are read")
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    if checksum is not None and hashlib.sha256(data).hexdigest() != checksum:
-        raise DamagedError(f"{path}: the checksum does not match")
-    return data
+        if checksum is not None and file_checksum(path) != checksum:  # before anything is taken into memory
+            raise DamagedError(f"{path}: the checksum does not match")
+        return path.read_bytes()
+    except (OSError, ValueError, MemoryError) as error:
+        raise DamagedError(f"{path}: {getattr(error, 'strerror', None) or type(error).__name__}") from error
+
+
+def file_checksum(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> str:
@@ -55,8 +65,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> str:
             member = zipfile.ZipInfo(f"{name}.npy")  # without the time of day: equal arrays give equal files
             with archive.open(member, "w", force_zip64=True) as file:
                 npy.write_array(file, np.asanyarray(array), allow_pickle=False)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_checksum(path)
 
 
 def read_arrays(path: Path, checksum: str | None = None) -> dict[str, np.ndarray]:
@@ -76,6 +85,8 @@ def read_arrays(path: Path, checksum: str | None = None) -> dict[str, np.ndarray
             return {m.filename.removesuffix(".npy"): _read_array(archive.read(m), m.filename, path) for m in members}
     except DamagedError:
         raise
+    except MemoryError as error:
+        raise DamagedError(f"{path}: it does not fit into memory") from error
     except Exception as error:  # whatever the libraries raise for bytes that are no such file
         raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
 
@@ -93,4 +104,6 @@ def _read_array(data: bytes, name: str, path: Path) -> np.ndarray:
     if any(size < 0 for size in shape) or math.prod(shape) * kind.itemsize != len(data) - start:
         raise DamagedError(f"{path}: {name}: its header speaks of {shape} values of {kind}; there are others")
     flat = np.frombuffer(data, kind, offset=start).copy()
+    if kind.kind == "b" and flat.size and flat.view(np.uint8).max() > 1:
+        raise DamagedError(f"{path}: {name}: expected truth values")
     return flat.reshape(shape, order="F" if fortran else "C")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from .errors import UserError
+from .errors import UserError, printable
 
 if TYPE_CHECKING:
     from .plan import Grounds, Plan
+    from .records import StoredScores
     from .runner import Result, Runner
-    from .store import StoredScores
 
 app = typer.Typer(
     help="Find out which attribution method for graph neural networks tells the truth about a model.",
@@ -44,6 +44,8 @@ Jobs = Annotated[
 ]
 TABLE_WIDTH = 110
 """Columns of tables that go to a file or a pipe."""
+LINE_LENGTH = 1000
+"""Characters of an error that are shown, from both its ends."""
 EXIT_BAD_INPUT = 2
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]  # click's, which typer may bring along under a name of its own
 EXIT_INTERRUPTED = 130
@@ -128,25 +130,25 @@ def run(
     raise typer.Exit(_execute(plan, folder, settings))
 
 
-_SETTINGS: dict[str, tuple[type[Any], Any, float | None]] = {
+_SETTINGS: dict[str, tuple[type[Any], Any, tuple[float, float] | None]] = {
     "methods": (list, ["all"], None),
     "task": (list, ["toy"], None),
-    "seeds": (int, 1, 1),
+    "seeds": (int, 1, (1, 100000)),
     "vary": (list, ["data", "model", "fit"], None),
     "data_dir": (str, None, None),
-    "first_seed": (int, 0, 0),
+    "first_seed": (int, 0, (0, 2147483648)),
     "out": (str, None, None),
     "device": (str, "auto", None),
-    "threads": (int, 1, 1),
-    "jobs": (int, None, 0),
-    "cell_timeout": (float, None, 0),
-    "max_edges": (int, 100_000, 1),
+    "threads": (int, 1, (1, 1024)),
+    "jobs": (int, None, (0, 1024)),
+    "cell_timeout": (float, None, (0, 1000000000.0)),
+    "max_edges": (int, 100_000, (1, 1099511627776)),
     "overwrite": (str, "failed", None),
-    "randomised_graphs": (int, 100, 0),
+    "randomised_graphs": (int, 100, (0, 2147483648)),
     "cache_dir": (str, None, None),
     "plugin": (list, [], None),
 }
-"""Options of a run: type, default, least value."""
+"""Options of a run: type, default, least and greatest value."""
 
 
 def _run_settings(table: dict[str, Any], **given: Any) -> dict[str, Any]:
@@ -164,9 +166,10 @@ def _run_settings(table: dict[str, Any], **given: Any) -> dict[str, Any]:
             raise UserError(f"expected a {kind.__name__} for {name} in [run]; got {value!r}")
         settings[key] = listed
     settings |= {name: value for name, value in given.items() if value is not None}
-    for name, (_, _, least) in _SETTINGS.items():
-        if least is not None and settings[name] is not None and not settings[name] >= least:
-            raise UserError(f"expected {name} of at least {least}; got {settings[name]}")
+    for name, (_, _, bounds) in _SETTINGS.items():
+        value = settings[name]
+        if bounds and value is not None and not bounds[0] <= value <= bounds[1]:
+            raise UserError(f"expected {name} of at least {bounds[0]} and at most {bounds[1]:g}; got {str(value)[:20]}")
     if settings["overwrite"] not in ("failed", "never", "always"):
         raise UserError(f"expected --overwrite failed, never or always; got {settings['overwrite']!r}")
     if settings["cell_timeout"] is not None and not (settings["jobs"] != 0 and 0 < settings["cell_timeout"] < 1e9):
@@ -319,9 +322,9 @@ def study(
 
     codes = []
     runs = read_config(file)
-    for name in runs:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-            raise UserError(f"expected names of runs of letters, digits, - and _ in {file}; got {name!r}: rename it")
+    for name in (file.stem, *runs):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
+            raise UserError(f"expected letters, digits, - and _ in the names of {file} and its runs; got {name!r}")
     for name, table in runs.items():
         folder = work / file.stem / name
         settings = _run_settings({**table, "out": str(folder)}, device=device, jobs=jobs, cache_dir=cache_dir)
@@ -449,7 +452,9 @@ def _console() -> Console:
 
 
 def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    shown = printable(line)
+    half = LINE_LENGTH // 2
+    typer.echo(shown if len(shown) <= LINE_LENGTH else f"{shown[:half]} ... {shown[-half:]}", err=True)
 
 
 def main() -> None:

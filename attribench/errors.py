@@ -1,4 +1,4 @@
-"""The two ways in which a run ends early on purpose."""
+"""The ways in which a run ends early on purpose."""
 
 
 class UserError(Exception):
@@ -11,3 +11,8 @@ class StorageError(UserError):
 
 class Infeasible(Exception):  # noqa: N818 - an outcome, not a mistake
     """A method found no explanation that meets its own constraint; the cell is reported as ``infeasible``."""
+
+
+def printable(text: str) -> str:
+    """Return text that a terminal shows as it is, on one line."""
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,9 @@ SMALLER = 4
 
 ATTEMPTS = 4
 """... so many times in all."""
+
+FAULTS = (Exception, SystemExit)
+"""What ends a cell and not the run."""
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -75,17 +78,13 @@ class Job:
 
     def run(self) -> Outcome:
         """Run it; every exception is an outcome. When memory runs out, try again in smaller passes."""
-        for attempt in range(ATTEMPTS):
-            max_edges = max(1, self.max_edges // SMALLER**attempt)
+        for max_edges in smaller_passes(self.max_edges):
             outcome = self._attempt(max_edges)
-            if attempt or max_edges < self.max_edges:
+            if max_edges < self.max_edges:
                 outcome.costs["max_edges"] = max_edges
             if outcome.status != "out-of-memory":
                 break
             logger.warning("%s ran out of memory with at most %d edges a pass", self.kind.name, max_edges)
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
         return outcome
 
     @property
@@ -108,7 +107,7 @@ class Job:
                 outcome.status = "partial"
                 outcome.reason = f"{int(complete.sum())} of {len(complete)} graphs finished"
             self._randomise(subject, outcome)
-        except Exception as error:
+        except FAULTS as error:
             outcome.status, outcome.reason = status_of(error), first_line(error)
             if outcome.status in ("failed", "out-of-memory"):
                 outcome.log = traceback.format_exc()
@@ -168,7 +167,7 @@ class Job:
                 outcome.attributions["randomised"] = method.explain(
                     test.select(torch.arange(count, device=test.device))
                 )
-            except Exception as error:  # the check is not the cell: what was found about the trained model stays
+            except FAULTS as error:  # the check is not the cell: what was found about the trained model stays
                 if status_of(error) == "out-of-memory":
                     raise
                 expected = isinstance(error, Infeasible)
@@ -181,6 +180,15 @@ class Job:
                 )
                 outcome.figures["randomised_failed"] = 1.0
         outcome.costs["randomised_seconds"] = watch.seconds
+
+
+def smaller_passes(max_edges: int) -> Iterator[int]:
+    """Yield limits to be tried one after the other while memory runs out, which is given back in between."""
+    for attempt in range(ATTEMPTS):
+        yield max(1, max_edges // SMALLER**attempt)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def status_of(error: BaseException) -> str:

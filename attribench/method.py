@@ -80,6 +80,12 @@ class Attribution:
         tensors = [self.scores, *(self.baselines or ()), *self.diagnostics.values()]
         if self.scores.dim() != 2:
             raise ValueError(f"expected scores of shape (L, E); got {tuple(self.scores.shape)}")
+        if not self.scores.is_floating_point():
+            raise ValueError(f"expected floating-point scores; got {self.scores.dtype}")
+        if self.complete is not None and self.complete.dtype != torch.bool:
+            raise ValueError(f"expected bool for complete; got {self.complete.dtype}")
+        if self.scale not in ("gate", "relative"):
+            raise ValueError(f"expected scale 'gate' or 'relative'; got {self.scale!r}")
         if not all(bool(torch.isfinite(x).all()) for x in tensors):
             raise ValueError("expected finite scores, baselines and diagnostics; got NaN or infinity")
         if self.scale == "gate" and self.scores.numel() and not 0 <= self.scores.min() <= self.scores.max() <= 1:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from .arrays import DamagedError
@@ -17,6 +17,9 @@ from .method import MAX_EDGES
 from .registry import METHODS, TASKS
 from .settings import Overrides, make_config, variant_options
 from .store import is_key, read_json
+
+MOST_CELLS = 1_000_000
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,20 @@ class Plan:
     tasks: list[str]
     methods: list[str]
     options: Overrides
-    seeds: list[int]
+    seeds: list[Annotated[int, Field(ge=0)]]
     device: str
     vary: list[Literal["data", "model", "fit"]] = field(default_factory=lambda: ["data", "model", "fit"])
-    threads: int = 1
-    max_edges: int = MAX_EDGES
-    randomised_graphs: int = 100
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
+    max_edges: Annotated[int, Field(ge=1)] = MAX_EDGES
+    randomised_graphs: Annotated[int, Field(ge=0)] = 100
     plugins: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not (self.seeds and self.vary):
-            raise UserError("expected at least one seed, and something that varies with it; got none")
+        for name in ("tasks", "methods", "seeds", "vary"):
+            if not getattr(self, name):
+                raise UserError(f"expected at least one of {name}; got none")
+        if len(self.tasks) * len(self.methods) * len(self.seeds) > MOST_CELLS:
+            raise UserError(f"expected at most {MOST_CELLS} cells; got {len(self.tasks)} x {len(self.methods)} x seeds")
         named = [name.partition("[")[0] for name in (*self.tasks, *self.methods)]
         both = {n.partition("[")[0] for n in self.tasks} & {n.partition("[")[0] for n in self.methods}
         if both:
@@ -155,8 +161,12 @@ def read_plan(path: Path, plugins: list[str]) -> tuple[Plan, list[str]]:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"expected a folder that `run` wrote; {path}: {where}: {first['msg']}") from error
-    except (DamagedError, KeyError, TypeError) as error:
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (DamagedError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"expected a folder that `run` wrote; {type(error).__name__}: {error}") from error
+    if plan.device == "auto":
+        raise UserError(f"expected the device of the run in {path}; got 'auto': run it again")
     cells = plan.cells()
     if not isinstance(keys, list) or len(keys) != len(cells) or not all(is_key(key) for key in keys):
         raise UserError(f"expected the keys of {len(cells)} cells in {path}; got something else: run it again")

@@ -56,7 +56,9 @@ class Report:
         self.configs = configs
         self.results = results
         self.problems = problems
-        self._ablations = {(p.task, p.data_seed, p.model_seed): p.ablations for p in problems}
+        self._ablations = {
+            (p.task, p.data_seed, p.model_seed, k): value for p in problems for k, value in enumerate(p.ablations)
+        }
         self._confirmed = {(p.task, p.data_seed, p.model_seed): p.figures.get("gold_confirmed") for p in problems}
 
     def _rows(self) -> list[tuple[dict[str, Any], Scores]]:
@@ -125,9 +127,9 @@ class Report:
             {
                 **{key: identity[key] for key in KEYS},
                 **layer,
-                "metric_without_layer": self._ablations[
-                    identity["task"], identity["data_seed"], identity["model_seed"]
-                ][layer["layer"]],
+                "metric_without_layer": self._ablations.get(
+                    (identity["task"], identity["data_seed"], identity["model_seed"], layer["layer"])
+                ),
             }
             for identity, row in self._rows()
             for layer in row.layers

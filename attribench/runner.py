@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,9 +18,11 @@ from filelock import Timeout
 
 from .arrays import DamagedError
 from .errors import StorageError
-from .execution import Job, Outcome, first_line, status_of
+from .execution import FAULTS, Job, Outcome, first_line, smaller_passes, status_of
+from .gates import Gates
 from .method import Attribution, Subject, untracked
 from .plan import Cell, Grounds, Item, Plan, git_commit
+from .records import StoredScores
 from .registry import METHODS, TASKS
 from .scoring import Judge, Scores
 from .seeds import derive
@@ -30,7 +32,6 @@ from .store import (
     SCORING,
     CellStore,
     ModelCache,
-    StoredScores,
     digest,
     harness_digest,
     library_versions,
@@ -93,7 +94,7 @@ class Runner:
         self.kept = OVERWRITE[overwrite]
         self.track = track
         self.device = torch.device(plan.device)
-        self._built: tuple[Grounds, Problem | Exception] | None = None
+        self._built: tuple[Grounds, Problem | BaseException] | None = None
         self._checksums: dict[str, dict[str, str]] = {}
 
     def problem_content(self, grounds: Grounds) -> dict[str, Any]:
@@ -149,10 +150,10 @@ class Runner:
             task, seeds = TASKS[grounds.task](self.configs[grounds.task]), TaskSeeds(*grounds.seeds)
             try:
                 self._built = (grounds, build_problem(task, seeds, workshop))
-            except Exception as error:
+            except FAULTS as error:
                 self._built = (grounds, error)
         built = self._built[1]
-        if isinstance(built, Exception):
+        if isinstance(built, BaseException):
             raise built
         return built
 
@@ -235,7 +236,7 @@ class Runner:
                     yield Result(cell, record, [])
                     continue
                 try:
-                    yield _result(cell, record, self._score(cell, key, record, self.plan.max_edges))
+                    yield _result(cell, record, self._score(cell, key, record, self.plan.max_edges, found=True))
                 except DamagedError as error:
                     yield _result(cell, record, StoredScores(status="failed", reason=f"scoring: {error}"))
 
@@ -247,16 +248,13 @@ class Runner:
         return self.load_grounds(grounds)
 
     def _score_grounds(self, grounds: Grounds, key: str, max_edges: int) -> None:
-        try:
-            with Judge(self.problem(grounds), max_edges) as judge:
+        def score(limit: int) -> StoredScores:
+            with Judge(self.problem(grounds), limit) as judge:
                 figures = {**judge.problem.figures, "gold_confirmed": judge.problem.gold_confirmed}
                 figures |= judge.predicted_without_messages()
-                stored = StoredScores(judge.problem_controls(), figures=figures, ablations=judge.ablations())
-        except StorageError:
-            raise
-        except Exception as error:
-            stored = StoredScores(status=status_of(error), reason=first_line(error), log=traceback.format_exc())
-        self.store.save_scores(key, _score_key(key), stored)
+                return StoredScores(judge.problem_controls(), figures=figures, ablations=judge.ablations())
+
+        self.store.save_scores(key, _score_key(key), _scored(score, max_edges))
 
     def _perform_cell(self, cell: Cell, key: str, max_edges: int) -> None:
         record = self.store.record(key)
@@ -266,11 +264,11 @@ class Runner:
         if record["status"] not in SCORED or (kept and self.finished(cell)):
             return
         try:
-            self._score(cell, key, record, max_edges)
+            self._score(cell, key, record, max_edges, found=kept)
         except DamagedError as error:
             if not kept:
                 raise
-            logger.warning("the record of %s · %s cannot be used, it is made again: %s", cell.task, cell.method, error)
+            logger.warning("%s cannot be used, it is made again: %s", self.store.cells / key, error)
             record = self._save(cell, key, self._execute(cell, max_edges))
             if record["status"] in SCORED:
                 self._score(cell, key, record, max_edges)
@@ -287,10 +285,12 @@ class Runner:
             problem = self.problem(cell.grounds)
         except StorageError:
             raise
-        except Exception as error:
+        except FAULTS as error:
             return Outcome(status_of(error), first_line(error), traceback.format_exc())
         shuffle_seed = derive("shuffled", cell.task, cell.data_seed, cell.model_seed)
         outcome = Job(make, kind, problem, max_edges, self.plan.randomised_graphs, shuffle_seed).run()
+        if max_edges < self.plan.max_edges:
+            outcome.costs.setdefault("max_edges", max_edges)
         if outcome.status in ("failed", "out-of-memory"):
             self._built = None  # whatever the method did to the model or the graphs, the next one gets new ones
         return outcome
@@ -306,26 +306,48 @@ class Runner:
         }
         return self.store.save(key, record, outcome.attributions, outcome.log)
 
-    def _score(self, cell: Cell, key: str, record: dict[str, Any], max_edges: int) -> StoredScores:
+    def _score(
+        self, cell: Cell, key: str, record: dict[str, Any], max_edges: int, *, found: bool = False
+    ) -> StoredScores:
         """Score a record and keep the scores; a scorer that fails leaves the attributions as they are.
+
+        Args:
+            cell, key, record: what to score.
+            max_edges: the most edges of a pass.
+            found: whether the record was there before, so that it may be anybody's.
 
         Raises:
             DamagedError: when the attributions are not those of this cell.
         """
         attributions = self.store.attributions(key, record, self.device)
         seed = derive("controls", cell.task, cell.data_seed, cell.model_seed, cell.fit_seed)
-        try:
+
+        def score(limit: int) -> StoredScores:
             problem = self.problem(cell.grounds)
-            _check(attributions, problem)
-            stored = StoredScores(_rows(cell, problem, attributions, record["figures"], seed, max_edges))
-        except (StorageError, DamagedError):
-            raise
-        except Exception as error:
+            if found:
+                _check(attributions, problem)
+            return StoredScores(_rows(cell, problem, attributions, record["figures"], seed, limit))
+
+        stored = _scored(score, max_edges)
+        if stored.status != "ok":
             self._built = None
-            reason = f"scoring: {first_line(error)}"
-            stored = StoredScores(status=status_of(error), reason=reason, log=traceback.format_exc())
+            stored = replace(stored, reason=f"scoring: {stored.reason}")
         self.store.save_scores(key, _score_key(key), stored)
         return stored
+
+
+def _scored(score: Callable[[int], StoredScores], max_edges: int) -> StoredScores:
+    """Return what a scorer returns, or how it ended; when memory runs out, try again in smaller passes."""
+    for limit in smaller_passes(max_edges):
+        try:
+            return score(limit)
+        except (StorageError, DamagedError):
+            raise
+        except FAULTS as error:
+            stored = StoredScores(status=status_of(error), reason=first_line(error), log=traceback.format_exc())
+        if stored.status != "out-of-memory":
+            break
+    return stored
 
 
 def problem_result(grounds: Grounds, stored: StoredScores) -> ProblemResult:
@@ -341,11 +363,22 @@ def _result(cell: Cell, record: dict[str, Any], stored: StoredScores) -> Result:
 
 def _check(attributions: dict[str, Attribution], problem: Problem) -> None:
     """Raise DamagedError unless these can be attributions of the problem."""
-    graphs = {name: problem.splits[name].graphs for name in ("validation", "test")}
+    test, validation = problem.splits["test"].graphs, problem.splits["validation"].graphs
+    first = test.select(torch.arange(min(1, test.num_graphs), device=test.device))
+    with Gates(problem.model) as gates:
+        widths = [call.width for call in gates.record(first).calls]
     try:
-        num_layers = problem.subject().num_layers
-        for name in ("test", *(name for name in attributions if name == "validation")):
-            attributions[name].check(graphs[name], num_layers)
+        graphs = {"test": test, "validation": validation}
+        if "randomised" in attributions:
+            count = test.edge_ptr.tolist().index(attributions["randomised"].scores.shape[1])
+            graphs["randomised"] = test.select(torch.arange(count, device=test.device))
+        if attributions["test"].hard_mask is None and "validation" not in attributions:
+            raise ValueError("expected those of validation graphs, too")
+        for name, attribution in attributions.items():
+            attribution.check(graphs[name], len(widths))
+            for baseline, width in zip(attribution.baselines or (), widths, strict=bool(attribution.baselines)):
+                if baseline.shape[-1] not in (1, width):
+                    raise ValueError(f"expected baselines of width {width}; got {baseline.shape[-1]}")
     except (KeyError, ValueError) as error:
         raise DamagedError(f"attributions of another problem: {error}") from error
 

@@ -18,6 +18,7 @@ from .errors import UserError
 Overrides = dict[str, dict[str, Any]]
 
 MAX_CONFIG_BYTES = 2**20
+MAX_CONFIG_DEPTH = 5
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
@@ -32,14 +33,25 @@ def read_config(path: Path) -> Overrides:
         content = tomllib.loads(read_file(path, MAX_CONFIG_BYTES).decode())
     except DamagedError as error:
         raise UserError(f"expected a readable configuration file; {error}: check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"expected a TOML file; {path}: {error}: mend the file") from error
+    if _depth(content) > MAX_CONFIG_DEPTH:
+        raise UserError(f"expected tables of options; {path} has values {MAX_CONFIG_DEPTH} levels down: mend the file")
     for name, table in content.items():
         if not isinstance(table, dict):
             raise UserError(
                 f"expected tables such as [run] or [toy] in {path}; got {name} = {table!r}: move it into one"
             )
     return content
+
+
+def _depth(content: Any) -> int:
+    """Return how deep tables and lists are nested, or one more than is allowed."""
+    level, depth = [content], 0
+    while level and depth <= MAX_CONFIG_DEPTH:
+        inner = [list(x.values()) if isinstance(x, dict) else x for x in level if isinstance(x, dict | list)]
+        level, depth = [value for values in inner for value in values], depth + 1
+    return depth
 
 
 def parse_overrides(assignments: Sequence[str]) -> Overrides:

@@ -6,20 +6,21 @@ not there and is made again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import inspect
-import io
 import json
 import logging
-import pickle
+import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
 from itertools import chain
@@ -29,13 +30,14 @@ from typing import Any
 import torch
 from filelock import FileLock
 from platformdirs import user_cache_path
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from .arrays import DamagedError, read_arrays, read_file, write_arrays
-from .errors import StorageError, UserError
+from .errors import StorageError, UserError, printable
 from .method import Attribution
 from .model import GraphModel
-from .scoring import Scores
+from .records import Record, StoredScores, read_scores
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +54,7 @@ SCORING = ("gates", "gold", "graphs", "masks", "method", "noise", "output", "sco
 KEY = re.compile(r"(problem-)?[0-9a-f]{32}")
 DRAFT = ".draft-"
 OLD_DRAFT_SECONDS = 3600.0
-MAX_JSON_BYTES = 2**28
-MAX_WEIGHTS_BYTES = 2**34
+MAX_JSON_BYTES = 2**24
 
 
 def is_key(text: object) -> bool:
@@ -111,7 +112,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         draft_root = Path(tempfile.mkdtemp(prefix=DRAFT, dir=path.parent))
         draft = draft_root / path.name
         write(draft)
-        if draft.is_dir() and path.exists():
+        if os.path.lexists(path) and (draft.is_dir() or (path.is_dir() and not path.is_symlink())):
             path.replace(draft_root / "replaced")
         draft.replace(path)
     except OSError as error:
@@ -127,12 +128,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def remove_old_drafts(*folders: Path) -> None:
     """Remove what killed processes left half-written in these folders and below; a draft lives for seconds."""
     for draft in chain.from_iterable(folder.rglob(f"{DRAFT}*") for folder in folders):
-        try:
-            old = time.time() - draft.stat().st_mtime > OLD_DRAFT_SECONDS
-        except OSError:
-            continue
-        if old:
-            shutil.rmtree(draft, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            status = draft.lstat()  # what is no folder is not ours
+            if stat.S_ISDIR(status.st_mode) and time.time() - status.st_mtime > OLD_DRAFT_SECONDS:
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -156,21 +155,26 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(read_file(path, MAX_JSON_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise DamagedError(f"{path}: not JSON, or too much of it ({type(error).__name__})") from error
 
 
 def _read_checked(path: Path) -> Any | None:
     """Read JSON that was written with its checksum; None where there is none or it is damaged."""
+    if not os.path.lexists(path):
+        return None
     try:
         stored = read_json(path)
-        if isinstance(stored, dict) and digest(stored.get("content")) == stored.get("checksum"):
+        if isinstance(stored, dict) and "content" in stored and digest(stored["content"]) == stored.get("checksum"):
             return stored["content"]
-    except DamagedError:
-        if not path.exists():
-            return None
-    logger.warning("%s is damaged; it is made again", path)
+    except (DamagedError, RecursionError, MemoryError):
+        pass
+    _say_damaged(path)
     return None
+
+
+def _say_damaged(path: Path) -> None:
+    logger.warning("%s is damaged; it is made again", path)
 
 
 class CellStore:
@@ -202,8 +206,18 @@ class CellStore:
 
     def record(self, key: str) -> dict[str, Any] | None:
         """Return a cell's record: status, reason, costs and what decided it; None where there is none."""
-        content = _read_checked(self._folder(key) / "record.json")
-        return content if isinstance(content, dict) and isinstance(content.get("status"), str) else None
+        path = self._folder(key) / "record.json"
+        if path.parent.is_symlink():  # what is written must not land elsewhere
+            logger.warning("%s is a link and no cell of this folder; it is made again", path.parent)
+            return None
+        content = _read_checked(path)
+        if content is None:
+            return None
+        try:
+            return Record.model_validate(content).model_dump(exclude_unset=True)
+        except ValueError:
+            _say_damaged(path)
+            return None
 
     def save(
         self, key: str, record: dict[str, Any], attributions: Mapping[str, Attribution], log: str
@@ -231,9 +245,14 @@ class CellStore:
     def add_to_log(self, key: str, text: str) -> None:
         """Add to what is kept of a cell's output."""
         path = self._folder(key) / "log.txt"
-        if path.parent.is_dir():
-            with path.open("a", encoding="utf-8", errors="replace") as file:
-                file.write(text)
+        if path.parent.is_symlink() or not path.parent.is_dir():
+            return
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
+        with path.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(text)
 
     def attributions(self, key: str, record: dict[str, Any], device: torch.device) -> dict[str, Attribution]:
         """Load a cell's attributions.
@@ -256,19 +275,17 @@ class CellStore:
     def scores(self, key: str, score_key: str) -> StoredScores | None:
         """Return what was scored for a cell under ``score_key``, None where there is nothing or it is damaged."""
         folder = self._folder(key) / "scores"
-        content = _read_checked(folder / "scores.json")
-        if not isinstance(content, dict) or content.get("key") != score_key:
+        if folder.is_symlink() or folder.parent.is_symlink():
             return None
-        names = [field.name for field in fields(StoredScores)]
+        content = _read_checked(folder / "scores.json")
+        if content is None:
+            return None
         try:
-            columns = read_arrays(folder / "per_graph.npz", content["checksum"])
-            rows = [Scores(**row) for row in content["rows"]]
-            for name, values in columns.items():
-                number, _, column = name.partition("/")
-                rows[int(number)].per_graph[column] = values
-            return StoredScores(rows, **{name: content[name] for name in names if name != "rows"})
-        except (DamagedError, KeyError, TypeError, ValueError, IndexError) as error:
-            logger.warning("%s is damaged (%s); it is made again", folder, error)
+            if content.pop("key") != score_key:
+                return None
+            return read_scores(content, read_arrays(folder / "per_graph.npz", content.pop("checksum")))
+        except (DamagedError, AttributeError, KeyError, TypeError, ValueError, IndexError):
+            _say_damaged(folder)
             return None
 
     def save_scores(self, key: str, score_key: str, scores: StoredScores) -> None:
@@ -282,28 +299,10 @@ class CellStore:
             content = {**vars(scores), "rows": rows, "key": score_key, "checksum": checksum}
             _dump_checked(draft / "scores.json", content)
 
-        write_atomically(self._folder(key) / "scores", write)
-
-
-@dataclass(frozen=True)
-class StoredScores:
-    """What was scored for a cell, or for a problem.
-
-    Args:
-        rows: of the method and its controls, or of the problem's controls.
-        status: ``ok``, or how the scoring ended without rows.
-        reason: why.
-        log: a traceback, where there is one.
-        figures: the problem's.
-        ablations: the problem's metric with one layer's messages dropped.
-    """
-
-    rows: Sequence[Scores] = ()
-    status: str = "ok"
-    reason: str = ""
-    log: str = ""
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    ablations: Sequence[float] = ()
+        folder = self._folder(key)
+        if folder.is_symlink():
+            folder.unlink(missing_ok=True)
+        write_atomically(folder / "scores", write)
 
 
 def _to_arrays(attribution: Attribution) -> dict[str, Any]:
@@ -357,29 +356,43 @@ class ModelCache:
         return figures
 
     def _load(self, path: Path, model: GraphModel) -> dict[str, float] | None:
-        if not path.exists():
+        if path.is_symlink() or not path.exists():
             return None
-        weights = path / "weights.pt"
+        weights = path / "weights.npz"
         described = _read_checked(path / "model.json")
         if described is None:
             return None
         try:
-            data = read_file(weights, MAX_WEIGHTS_BYTES, described["checksum"])
-            model.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
-            return dict(described["figures"])
-        except (DamagedError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-            logger.warning("the trained model %s is damaged (%s); training it again", weights, type(error).__name__)
+            described = _Trained.model_validate(described)
+            arrays = read_arrays(weights, described.checksum)
+            state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            expected = model.state_dict()
+            if {name: (x.shape, x.dtype) for name, x in state.items()} != {
+                name: (x.shape, x.dtype) for name, x in expected.items()
+            }:
+                raise DamagedError(f"{weights}: weights of another model")
+        except (DamagedError, ValueError, TypeError) as error:
+            reason = printable(str(error).partition("\n")[0])
+            logger.warning("the trained model %s is damaged (%s); training it again", weights, reason)
             return None
+        model.load_state_dict(state)
+        return dict(described.figures)
 
     def _save(self, path: Path, model: GraphModel, figures: dict[str, float]) -> None:
-        state = {name: x.cpu() for name, x in model.state_dict().items()}
+        state = {name: x.detach().cpu().numpy() for name, x in model.state_dict().items()}
 
         def write(draft: Path) -> None:
             draft.mkdir()
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            data = buffer.getvalue()
-            (draft / "weights.pt").write_bytes(data)
-            _dump_checked(draft / "model.json", {"checksum": hashlib.sha256(data).hexdigest(), "figures": figures})
+            checksum = write_arrays(draft / "weights.npz", state)
+            _dump_checked(draft / "model.json", {"checksum": checksum, "figures": figures})
 
         write_atomically(path, write)
+
+
+class _Trained(BaseModel):
+    """What is kept beside a model's weights."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    checksum: str
+    figures: dict[str, float]

@@ -30,7 +30,7 @@ import torch
 from pebble import ProcessExpired, ProcessPool
 
 from .errors import StorageError
-from .execution import ATTEMPTS, SMALLER, first_line
+from .execution import ATTEMPTS, FAULTS, SMALLER, first_line
 from .plan import Cell, Grounds, Item, Plan
 from .processes import context
 from .progress import Progress, Tracker
@@ -81,8 +81,8 @@ class Schedule:
         return None
 
     def later(self, item: Item) -> None:
-        """Take a piece back."""
-        self._waiting.insert(0, item)
+        """Take a piece back; it comes after the others."""
+        self._waiting.append(item)
 
     def done(self, item: Item) -> list[Cell]:
         """Take note that a piece is done; return the cells that need nothing more."""
@@ -214,7 +214,7 @@ class Workers:
             else:
                 logger.warning("%s: its process was killed; trying again with smaller passes", describe(item))
                 return True
-        except Exception as error:
+        except FAULTS as error:
             self._end(item, "failed", first_line(error))
         else:
             if not performed:

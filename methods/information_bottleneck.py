@@ -83,7 +83,9 @@ Moments = tuple[int, Tensor, Tensor]
 def pooled(a: Moments, b: Moments) -> Moments:
     """Return the moments of two samples together (Chan, Golub & LeVeque 1983)."""
     (n, std_a, mean_a), (m, std_b, mean_b) = a, b
-    share = m / max(1, n + m)
+    if not (n and m):  # those of no sample are no numbers
+        return a if n else b
+    share = m / (n + m)
     between = share * (1 - share) * (mean_b - mean_a).square()
     variance = (1 - share) * std_a.square() + share * std_b.square() + between
     return n + m, variance.sqrt(), mean_a + share * (mean_b - mean_a)

@@ -284,7 +284,7 @@ def test_ctrl_c_asks_for_no_further_model(cli: Cli, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(METHODS["gnnexplainer"], "attribute", interrupt)
     arguments = ["--methods", "integrated-gradients,gnnexplainer", "--seeds", "3", "--out", "r", "--cache-dir", "c"]
     assert cli("run", *SMALL, *arguments)[0] == 130
-    assert len(list(Path("c/models").glob("*/weights.pt"))) == 1
+    assert len(list(Path("c/models").glob("*/weights.npz"))) == 1
 
 
 PLUGIN = """

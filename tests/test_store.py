@@ -15,8 +15,9 @@ from attribench.errors import UserError
 from attribench.graphs import GraphBatch
 from attribench.method import Attribution
 from attribench.model import GraphModel
+from attribench.records import StoredScores
 from attribench.scoring import Scores
-from attribench.store import CellStore, ModelCache, StoredScores, digest, read_json, write_atomically, write_json
+from attribench.store import CellStore, ModelCache, digest, read_json, write_atomically, write_json
 
 CPU = torch.device("cpu")
 
@@ -43,14 +44,18 @@ SCORES = StoredScores(
             "method",
             {"f1": 0.5, "threshold": None},
             {"graph": np.array([0, 2]), "f1": np.array([0.25, np.nan]), "same": np.array([True, False])},
-            [{"layer": 0}],
+            [{"layer": 0}, {"layer": 1}],
             [7],
         ),
-        Scores("random(m)", "control", {}),
+        Scores("random(m)", "control", {}, layers=[{"layer": 0}, {"layer": 1}]),
     ],
     figures={"test": 1.0},
     ablations=[0.5, 0.25],
 )
+
+
+def ended(status: str = "ok", **more: Any) -> dict[str, Any]:
+    return {"status": status, "reason": "", "costs": {}, "figures": {}, **more}
 
 
 def assert_same(first: Attribution, second: Attribution) -> None:
@@ -70,10 +75,10 @@ def assert_same(first: Attribution, second: Attribution) -> None:
 def test_a_cell_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     store = CellStore(tmp_path / "results")
     assert store.record(KEY) is None
-    store.save(KEY, {"status": "ok", "seconds": 1.5}, {"validation": BARE, "test": FULL}, "said something\n")
+    store.save(KEY, ended(costs={"seconds": 1.5}), {"validation": BARE, "test": FULL}, "said something\n")
     record = store.record(KEY)
     assert record is not None
-    assert (record["status"], record["seconds"]) == ("ok", 1.5)
+    assert (record["status"], record["costs"]["seconds"]) == ("ok", 1.5)
     loaded = store.attributions(KEY, record, CPU)
     assert list(loaded) == ["validation", "test"]
     assert_same(loaded["validation"], BARE)
@@ -84,24 +89,24 @@ def test_a_cell_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_a_cell_without_attributions_or_log_has_only_a_record(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
-    store.save(KEY, {"status": "skipped"}, {}, "")
+    store.save(KEY, ended("skipped"), {}, "")
     assert [path.name for path in (store.cells / KEY).iterdir()] == ["record.json"]
-    assert store.record(KEY) == {"status": "skipped", "attributions": {}, "checksum": None}
+    assert store.record(KEY) == {**ended("skipped"), "attributions": {}, "checksum": None}
 
 
 def test_saving_again_replaces_the_whole_cell(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
-    store.save(KEY, {"status": "ok"}, {"test": FULL}, "log")
+    store.save(KEY, ended("ok"), {"test": FULL}, "log")
     store.save_scores(KEY, "s", SCORES)
-    store.save(KEY, {"status": "failed"}, {}, "")
-    assert store.record(KEY) == {"status": "failed", "attributions": {}, "checksum": None}
+    store.save(KEY, ended("failed"), {}, "")
+    assert store.record(KEY) == {**ended("failed"), "attributions": {}, "checksum": None}
     assert [path.name for path in (store.cells / KEY).iterdir()] == ["record.json"]
     assert [path.name for path in store.cells.iterdir()] == [KEY]
 
 
 def test_scores_are_those_of_their_key(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
-    store.save(KEY, {"status": "ok"}, {}, "")
+    store.save(KEY, ended("ok"), {}, "")
     assert store.scores(KEY, "s") is None
     store.save_scores(KEY, "s", SCORES)
     loaded = store.scores(KEY, "s")
@@ -109,7 +114,7 @@ def test_scores_are_those_of_their_key(tmp_path: Path) -> None:
     assert (loaded.status, loaded.figures, loaded.ablations) == ("ok", {"test": 1.0}, [0.5, 0.25])
     (method, control), (saved, _) = loaded.rows, SCORES.rows
     assert (method.method, method.kind, method.figures) == ("m", "method", {"f1": 0.5, "threshold": None})
-    assert (method.layers, method.unfinished) == ([{"layer": 0}], [7])
+    assert (method.layers, method.unfinished) == ([{"layer": 0}, {"layer": 1}], [7])
     assert method.per_graph.keys() == saved.per_graph.keys()
     for name, column in saved.per_graph.items():
         assert method.per_graph[name].dtype == column.dtype
@@ -120,7 +125,7 @@ def test_scores_are_those_of_their_key(tmp_path: Path) -> None:
 
 def test_equal_cells_are_equal_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        CellStore(tmp_path / name).save(KEY, {"status": "ok"}, {"test": FULL}, "")
+        CellStore(tmp_path / name).save(KEY, ended(), {"test": FULL}, "")
         CellStore(tmp_path / name).save_scores(KEY, "s", SCORES)
     for path in (tmp_path / "a").rglob("*.*"):
         if path.is_file():
@@ -130,7 +135,7 @@ def test_equal_cells_are_equal_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", '{"status": "o', "\xff\xfe", "[1, 2]", "null"])
 def test_a_damaged_record_is_no_record(tmp_path: Path, text: str) -> None:
     store = CellStore(tmp_path)
-    store.save(KEY, {"status": "ok"}, {}, "")
+    store.save(KEY, ended("ok"), {}, "")
     store.save_scores(KEY, "s", SCORES)
     for name in ("record.json", "scores/scores.json"):
         (store.cells / KEY / name).write_text(text, encoding="latin-1")
@@ -141,7 +146,7 @@ def test_a_damaged_record_is_no_record(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("name", ["record.json", "attributions.npz", "scores/scores.json", "scores/per_graph.npz"])
 def test_a_changed_byte_is_noticed(tmp_path: Path, name: str) -> None:
     store = CellStore(tmp_path)
-    store.save(KEY, {"status": "ok", "figure": 0.123456}, {"test": FULL}, "")
+    store.save(KEY, ended(figures={"figure": 0.123456}), {"test": FULL}, "")
     store.save_scores(KEY, "s", SCORES)
     path = store.cells / KEY / name
     data = bytearray(path.read_bytes())
@@ -200,7 +205,7 @@ def test_a_failing_writer_leaves_nothing_new(tmp_path: Path, folder: bool, exist
 def test_an_unwritable_place_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"expected a writable folder with room; .*file.*--out") as error:
-        CellStore(tmp_path / "file").save(KEY, {}, {}, "")
+        CellStore(tmp_path / "file").save(KEY, ended(), {}, "")
     assert "\n" not in str(error.value)
 
 
@@ -216,7 +221,7 @@ class Bomb:
 
 def test_pickled_attributions_and_models_are_not_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store, exploded = CellStore(tmp_path), tmp_path / "exploded"
-    store.save(KEY, {"status": "ok"}, {"test": BARE}, "")
+    store.save(KEY, ended("ok"), {"test": BARE}, "")
     record = store.record(KEY)
     assert record is not None
     arrays: dict[str, Any] = {"test/scores": np.array([Bomb(exploded)], dtype=object)}
@@ -227,12 +232,12 @@ def test_pickled_attributions_and_models_are_not_loaded(tmp_path: Path, caplog: 
         read_arrays(store.cells / KEY / "attributions.npz")
     cache = ModelCache(tmp_path)
     (cache.folder / "m").mkdir(parents=True)
-    torch.save(Bomb(exploded), cache.folder / "m" / "weights.pt")
-    checksum = hashlib.sha256((cache.folder / "m" / "weights.pt").read_bytes()).hexdigest()
+    torch.save(Bomb(exploded), cache.folder / "m" / "weights.npz")
+    checksum = hashlib.sha256((cache.folder / "m" / "weights.npz").read_bytes()).hexdigest()
     described = {"checksum": checksum, "figures": {}}
     write_json(cache.folder / "m" / "model.json", {"checksum": digest(described), "content": described})
     assert cache.load_or_train("m", Model(), lambda: {"trained": 1.0}) == {"trained": 1.0}
-    assert "weights.pt is damaged (UnpicklingError); training it again" in caplog.text
+    assert "weights.npz is damaged" in caplog.text
     assert not exploded.exists()
     assert cache.load_or_train("m", Model(), dict) == {"trained": 1.0}  # mended
 

@@ -1,0 +1,1186 @@
+"""Hostile files: refused in one line, without being run, waited for, or given much memory.
+
+What is damaged in a results folder or in the cache of models is named in a warning and made again.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import stat
+import struct
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attribench.arrays import DamagedError, read_arrays, write_arrays
+from attribench.cli import main
+from attribench.errors import UserError
+from attribench.graphs import GraphBatch
+from attribench.method import Attribution
+from attribench.model import GraphModel
+from attribench.registry import METHODS, TASKS, Registry, load_plugin
+from attribench.runner import Runner
+from attribench.settings import read_config
+from attribench.store import CellStore, ModelCache, digest, read_json, remove_old_drafts
+from attribench.task import Task
+from attribench.workers import Workers
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded and counted as on Linux")
+
+CPU = torch.device("cpu")
+KEY = "0123456789abcdef" * 2
+SECONDS = 60
+MIB = 2**20
+
+Cli = Callable[..., tuple[int, str, str]]
+Change = Callable[[Any], object]
+
+
+class Hung(BaseException):
+    """No handler of the code under test catches this."""
+
+
+def resident_peak() -> int:
+    """Return the most bytes that this process has held since the peak was forgotten."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+@contextlib.contextmanager
+def guarded(mebibytes: int = 256) -> Iterator[None]:
+    """Assert that what is inside neither waits for ever nor takes more memory than this, whatever it catches."""
+    import resource
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Hung
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    handler = signal.signal(signal.SIGALRM, end)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    before = resident_peak()
+    signal.alarm(SECONDS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + mebibytes * MIB, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
+        assert resident_peak() - before < 3 * mebibytes * MIB // 4
+
+
+def assert_clear(message: str) -> None:
+    """Assert that this is one line that a terminal shows as it is, about the file and not about memory."""
+    assert message
+    assert message.isprintable(), repr(message)
+    assert "memory" not in message.lower()
+
+
+class Bomb:
+    """Makes a folder where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("exploded",)
+
+
+PICKLE = pickle.dumps(Bomb())
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in an empty folder; nothing may explode there."""
+    monkeypatch.chdir(tmp_path)
+    with guarded(2048):
+        yield tmp_path
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run the command line in this process; return exit code, standard output and error."""
+    list(METHODS), list(TASKS)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["attribench", *arguments])
+        with pytest.raises(SystemExit) as exit_info, guarded(1024):
+            main()
+        captured = capsys.readouterr()
+        return int(exit_info.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def refused(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Assert that a command is refused with one clear line and does nothing; return the line."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("something was done")
+
+    for owner, name in ((Runner, "problem"), (Runner, "perform"), (Runner, "rescore"), (Workers, "perform")):
+        monkeypatch.setattr(owner, name, refuse)
+    set_num_threads = torch.set_num_threads
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: set_num_threads(n) if n < 1000 else refuse())
+
+    def call(*arguments: str) -> str:
+        before = tree(Path())
+        code, out, err = cli(*arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert err.endswith("\n")
+        assert_clear(err[:-1])
+        assert len(err) < 2000
+        assert tree(Path()) == before
+        return err
+
+    return call
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Return the files below a folder with what is in them; links, pipes and folders count as they are."""
+    paths = {str(path.relative_to(folder)): path for path in folder.rglob("*")}
+    return {name: path.read_bytes() if path.is_file() and not path.is_symlink() else None
+            for name, path in paths.items() if path.stat(follow_symlinks=False).st_size < MIB}  # fmt: skip
+
+
+# Arrays.
+
+
+def described(shape: str = "(2,)", kind: str = "'<f4'", order: str = "False") -> str:
+    return f"{{'descr': {kind}, 'fortran_order': {order}, 'shape': {shape}, }}\n"
+
+
+def npy(header: str = described(), body: bytes = bytes(8), version: bytes = b"\x01\x00") -> bytes:
+    size = struct.pack("<H" if version == b"\x01\x00" else "<I", len(header))
+    return b"\x93NUMPY" + version + size + header.encode() + body
+
+
+def archive(*members: bytes, name: str = "test/scores.npy", compression: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as file:
+        for i, member in enumerate(members):
+            file.writestr(name if not i else f"{i}-{name}", member)
+    return buffer.getvalue()
+
+
+def listed(count: int, content: bytes, **fields: int) -> bytes:
+    """Return an archive with one member that its directory lists many times, with other ``fields``."""
+    data = archive(content)
+    start, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
+    entry = bytearray(data[start:end])
+    for name, value in fields.items():
+        form, at = {"flags": ("<H", 8), "compressed": ("<I", 20), "size": ("<I", 24), "offset": ("<I", 42)}[name]
+        struct.pack_into(form, entry, at, value)
+    number = min(count, 2**16 - 1)
+    finish = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, number, number, count * len(entry), start, 0)
+    return data[:start] + bytes(entry) * count + finish
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+MEMBERS = {
+    "a pickled object": npy(described("()", "'|O'"), PICKLE),
+    "pickled objects among numbers": npy(described("(1,)", "[('a', '<f4'), ('b', '|O')]"), PICKLE),
+    "a bare pickle": PICKLE,
+    "named fields": npy(described("(1,)", "[('a', '<f4'), ('b', '<f4')]")),
+    "arrays in an array": npy(described("(1,)", "('<f4', (2,))")),
+    "text": npy(described("(1,)", "'<U2'")),
+    "bytes": npy(described("(1,)", "'|S8'")),
+    "anything": npy(described("(1,)", "'|V8'")),
+    "dates": npy(described("(1,)", "'<M8[s]'")),
+    "complex numbers": npy(described("(1,)", "'<c8'")),
+    "a kind that there is not": npy(described("(1,)", "'<f77'")),
+    "truth values above 1": npy(described("(8,)", "'|b1'"), bytes([0, 1, 2, 255, 1, 0, 1, 0])),
+    "a trillion numbers": npy(described(f"({10**12},)")),
+    "more numbers than can be counted": npy(described(f"({2**62}, {2**62})")),
+    "more empty rows than can be counted": npy(described(f"(0, {10**30})"), b""),
+    "a negative size": npy(described("(-2,)")),
+    "two negative sizes": npy(described("(-2, -1)")),
+    "a size that is no whole number": npy(described("(2.0,)")),
+    "a shape that is no tuple": npy(described("2")),
+    "too few bytes": npy(body=bytes(7)),
+    "too many bytes": npy(body=bytes(9)),
+    "no bytes": npy(body=b""),
+    "nothing": b"",
+    "another magic": b"\x93NUMPX" + npy()[6:],
+    "a version to come": npy(version=b"\x09\x00"),
+    "a version with text in other alphabets": npy(version=b"\x03\x00"),
+    "a header that ends early": npy()[:20],
+    "a header of megabytes": npy(described() + " " * 4 * MIB, version=b"\x02\x00"),
+    "a header that says it is longer": b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1) + described().encode(),
+    "a header of brackets": npy("(" * 9000),
+    "a header of signs": npy(described("(" + "-" * 9000 + "2,)")),
+    "a header with a number of many digits": npy(described(f"({'9' * 9000},)")),
+    "a header that is code": npy(described("__import__('os').mkdir('exploded')")),
+    "a header that is no text": npy("\0" * 20),
+    "a header without a shape": npy("{'descr': '<f4', 'fortran_order': False}"),
+    "a header of more": npy(described()[:-2] + "'evil': 1}"),
+}
+VALID = archive(npy())
+ARCHIVES = {
+    **{name: archive(member) for name, member in MEMBERS.items()},
+    "an empty file": b"",
+    "half a file": VALID[: len(VALID) // 2],
+    "a file without its end": VALID[:-1],
+    "a file without its start": VALID[40:],
+    "a bare pickle instead of an archive": PICKLE,
+    "a bare array instead of an archive": npy(),
+    "a compressed bomb": archive(npy(described(f"({64 * MIB},)"), bytes(256 * MIB)), compression=zipfile.ZIP_DEFLATED),
+    "a little bomb": archive(npy(body=bytes(8)), compression=zipfile.ZIP_DEFLATED),
+    "another compression": archive(npy(), compression=zipfile.ZIP_LZMA),
+    "members that share bytes": listed(1000, npy(described(f"({MIB // 4},)"), bytes(MIB))),
+    "members that say they are larger": listed(1, npy(), size=2**32 - 2),
+    "members that say that all is larger": listed(1, npy(), size=2**32 - 2, compressed=2**32 - 2),
+    "members that lie outside the file": listed(1, npy(), offset=2**31),
+    "members under a password": listed(1, npy(), flags=1),
+    "very many members": listed(150_000, b""),
+    "a name of two lines": archive(npy(body=b""), name="scores\n\x1b[2Jerror: nothing.npy"),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_arrays_are_read_from_nothing_else(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "arrays.npz"
+    path.write_bytes(ARCHIVES[name])
+    with pytest.raises(DamagedError) as error, guarded():
+        read_arrays(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert_clear(str(error.value))
+
+
+def test_what_is_not_hostile_is_read(tmp_path: Path) -> None:
+    values = np.arange(24.0).reshape(2, 3, 4)
+    arrays: dict[str, Any] = {
+        "by-columns": np.asfortranarray(values),
+        "by-rows": values,
+        "part": values[:, ::2],
+        "alone": np.float32(3),
+        "none": np.zeros((3, 0)),
+        "other/end": values.astype(">f4"),
+        "truth": values > 3,
+    }
+    np.savez(tmp_path / "theirs.npz", **arrays)
+    write_arrays(tmp_path / "ours.npz", arrays)
+    for name in ("theirs.npz", "ours.npz"):
+        read = read_arrays(tmp_path / name)
+        assert list(read) == list(arrays)
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(read[key], array)
+            assert read[key].dtype == array.dtype
+    (tmp_path / "second.npz").write_bytes(archive(npy(version=b"\x02\x00")))
+    assert read_arrays(tmp_path / "second.npz")["test/scores"].tolist() == [0, 0]
+
+
+def test_attributions_in_fortran_order_are_the_same(tmp_path: Path) -> None:
+    store, scores = CellStore(tmp_path), torch.arange(6.0).view(2, 3) / 6
+    store.save(KEY, {"status": "ok", "reason": "", "costs": {}, "figures": {}}, {"test": Attribution(scores)}, "")
+    columns = np.asfortranarray(scores.numpy())
+    record = {"checksum": write_arrays(store.cells / KEY / "attributions.npz", {"test/scores": columns}),
+              "attributions": {"test": {"scale": "gate", "per_layer": True}}}  # fmt: skip
+    assert b"'fortran_order': True" in (store.cells / KEY / "attributions.npz").read_bytes()
+    assert torch.equal(store.attributions(KEY, record, CPU)["test"].scores, scores)
+
+
+def test_a_file_that_takes_no_space_on_disk_takes_none_in_memory(tmp_path: Path) -> None:
+    store = CellStore(tmp_path)
+    store.save(
+        KEY, {"status": "ok", "reason": "", "costs": {}, "figures": {}}, {"test": Attribution(torch.zeros(1, 3))}, ""
+    )
+    record = store.record(KEY)
+    assert record is not None
+    os.truncate(store.cells / KEY / "attributions.npz", 1024 * MIB)
+    with pytest.raises(DamagedError, match=r"attributions\.npz: the checksum does not match"), guarded():
+        store.attributions(KEY, record, CPU)
+
+
+# JSON.
+
+
+def checked(content: Any) -> bytes:
+    return json.dumps({"checksum": digest(content), "content": content}).encode()
+
+
+TEXTS = {
+    "nothing": b"",
+    "no JSON": b"status: ok",
+    "half": checked({"status": "ok"})[:-2],
+    "a list": b"[1, 2]",
+    "null": b"null",
+    "a number": b"17",
+    "only the checksum": json.dumps({"checksum": digest(None)}).encode(),
+    "only the content": b'{"content": {"status": "ok"}}',
+    "no checksum": json.dumps({"checksum": None, "content": {"status": "ok"}}).encode(),
+    "another checksum": checked({"status": "ok"}).replace(b'"ok"', b'"no"'),
+    "a checksum that is a list": json.dumps({"checksum": [], "content": {"status": "ok"}}).encode(),
+    "lists in lists": b'{"checksum": "", "content": ' + nested(100_000).encode() + b"}",
+    "objects in objects": b'{"content": ' * 100_000,
+    "a number of many digits": b'{"checksum": "", "content": ' + b"9" * 100_000 + b"}",
+    "bytes that are no text": checked({"status": "ok"}).replace(b"ok", b"\xff\xfe"),
+    "a pickle": PICKLE,
+    "much, of little": b"[" + b"[]," * (8 * MIB) + b"[]]",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("file", ["record.json", "scores/scores.json"])
+def test_a_file_that_is_no_checked_json_counts_as_not_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, name: str
+) -> None:
+    store = CellStore(tmp_path)
+    path = store.cells / KEY / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(TEXTS[name])
+    with guarded():
+        assert (store.record(KEY) if file == "record.json" else store.scores(KEY, "s")) is None
+    assert str(path) in caplog.text
+    assert "made again" in caplog.text
+
+
+def test_no_depth_of_nesting_passes_the_reader_and_fails_the_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "cells" / KEY / "record.json"
+    path.parent.mkdir(parents=True)
+    for depth in range(sys.getrecursionlimit() - 150, sys.getrecursionlimit(), 2):
+        path.write_text(f'{{"checksum": "", "content": {nested(depth)}}}')
+        assert CellStore(tmp_path).record(KEY) is None
+
+
+@pytest.mark.parametrize("status", [None, 0, True, ["ok"], {"ok": 1}, 1e400, "ok"])
+def test_a_status_that_is_no_text_is_no_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, status: object
+) -> None:
+    path = tmp_path / "cells" / KEY / "record.json"
+    path.parent.mkdir(parents=True)
+    record = {"status": status, "reason": "", "costs": {}, "figures": {}, "attributions": {}, "checksum": None}
+    path.write_bytes(checked(record))
+    assert CellStore(tmp_path).record(KEY) == (record if status == "ok" else None)
+    assert (f"{path} is damaged" in caplog.text) == (status != "ok")
+
+
+def test_json_over_the_limit_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.touch()
+    os.truncate(path, 2**40)
+    with pytest.raises(DamagedError, match=r"run\.json: 1099511627776 bytes; at most \d+ are read"), guarded():
+        read_json(path)
+
+
+# A results folder: what is damaged is made again.
+
+TINY = [
+    *("--set", "toy.train=100", "--set", "toy.validation=12", "--set", "toy.test=10", "--set", "toy.colours=3"),
+    *("--set", "toy.width=4", "--set", "toy.hidden=8", "--set", "toy.epochs=2"),
+    *("--methods", "integrated-gradients", "--set", "integrated-gradients.steps=3", "--jobs", "0"),
+    *("--out", "r", "--cache-dir", "c"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the results of a tiny run and its cache of models."""
+    root = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(sys, "argv", ["attribench", "run", *TINY])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+    assert exit_info.value.code == 0
+    return root
+
+
+class Folder:
+    """A copy of the tiny run that a test may change."""
+
+    def __init__(self, root: Path) -> None:
+        self.run = root / "r"
+        (self.cell,) = (path for path in (self.run / "cells").iterdir() if "problem" not in path.name)
+        (self.problem,) = (self.run / "cells").glob("problem-*")
+        (self.model,) = (path for path in (root / "c" / "models").iterdir() if path.is_dir())
+
+    def file(self, name: str) -> Path:
+        """Return a file by what it is."""
+        return {
+            "record": self.cell / "record.json",
+            "attributions": self.cell / "attributions.npz",
+            "scores": self.cell / "scores" / "scores.json",
+            "per graph": self.cell / "scores" / "per_graph.npz",
+            "problem": self.problem / "scores" / "scores.json",
+            "problem per graph": self.problem / "scores" / "per_graph.npz",
+            "model": self.model / "model.json",
+            "weights": self.model / "weights.npz",
+        }[name]
+
+    def unscored(self) -> None:
+        """Remove all scores, so that attributions and model are needed again."""
+        for folder in (self.cell, self.problem):
+            shutil.rmtree(folder / "scores")
+
+    def change(self, name: str, change: Change) -> None:
+        """Change what a JSON file says; its checksum is right."""
+        content = json.loads(self.file(name).read_bytes())["content"]
+        change(content)
+        self.file(name).write_bytes(checked(content))
+
+    def change_arrays(self, name: str, change: Change) -> None:
+        """Change a file of arrays; its checksum is right."""
+        arrays = read_arrays(self.file(name))
+        change(arrays)
+        checksum = write_arrays(self.file(name), arrays)
+        described_by = {"attributions": "record", "per graph": "scores", "problem per graph": "problem"}[name]
+        self.change(described_by, lambda content: content.update(checksum=checksum))
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Folder:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return Folder(tmp_path)
+
+
+@pytest.fixture
+def made_again(cli: Cli, finished: Path, folder: Folder, caplog: pytest.LogCaptureFixture) -> Callable[[Path], None]:
+    """Assert that the run says what is damaged, and gives what it gave before; and that the next has nothing to do."""
+
+    def call(path: Path) -> None:
+        code, _, err = cli("run", *TINY)
+        warnings = [record.getMessage() for record in caplog.records]
+        assert code == 0, (err, warnings)
+        assert any(str(path.relative_to(path.cwd())) in message for message in warnings), warnings
+        for message in warnings:
+            assert_clear(message)
+        for name in ("scores.csv", "per_graph.csv", "layers.csv", "tasks.csv", "comparison.csv"):
+            assert (folder.run / name).read_bytes() == (finished / "r" / name).read_bytes(), name
+        before = Folder(finished).file("attributions").read_bytes()
+        assert folder.file("attributions").read_bytes() == before
+        caplog.clear()
+        assert cli("run", *TINY)[0] == 0
+        assert not caplog.records
+
+    return call
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def large(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)
+
+
+def small(path: Path) -> None:
+    path.touch()
+
+
+SPECIAL = [pipe, endless, Path.mkdir, loop, large, small]
+
+
+@pytest.mark.parametrize("put", SPECIAL)
+@pytest.mark.parametrize("name", ["record", "attributions", "scores", "per graph", "problem", "model", "weights"])
+def test_what_is_no_file_is_replaced(
+    folder: Folder, made_again: Callable[[Path], None], name: str, put: Callable[[Path], None]
+) -> None:
+    if name in ("attributions", "model", "weights"):
+        folder.unscored()
+    path = folder.file(name)
+    path.unlink()
+    put(path)
+    made_again(path.parent if name == "per graph" else path)
+
+
+def put_in(names: str, value: Any) -> Change:
+    """Return what sets an element in nested containers; a value of None removes it."""
+    *path, last = [int(name) if name.isdigit() else name for name in names.split(".")]
+
+    def change(content: Any) -> None:
+        for name in path:
+            content = content[name]
+        if value is None:
+            del content[last]
+        else:
+            content[last] = value
+
+    return change
+
+
+def each(**changes: Callable[[Any], Any]) -> Change:
+    """Return what replaces arrays by what functions make of them; ``test__scores`` is ``test/scores``."""
+
+    def change(arrays: dict[str, Any]) -> None:
+        for name, function in changes.items():
+            name = name.replace("__", "/")
+            array = function(arrays[name].copy() if name in arrays else arrays)
+            if array is None:
+                del arrays[name]
+            else:
+                arrays[name] = array
+
+    return change
+
+
+def with_value(value: float) -> Callable[[Any], Any]:
+    def change(array: Any) -> Any:
+        array.flat[-1] = value
+        return array
+
+    return change
+
+
+def made(*shape: int, dtype: str = "float32") -> Callable[[Any], Any]:
+    return lambda _: np.zeros(shape, dtype)
+
+
+GRAPHS = 10
+WRONG_ARRAYS: dict[str, Change] = {
+    "no number": each(test__scores=with_value(float("nan"))),
+    "infinity": each(test__scores=with_value(float("inf"))),
+    "infinity among validation graphs": each(validation__scores=with_value(float("-inf"))),
+    "no number for shuffled weights": each(randomised__scores=with_value(float("nan"))),
+    "one edge fewer": each(test__scores=lambda x: x[:, 1:]),
+    "validation of other edges": each(validation__scores=lambda x: x[:, 1:]),
+    "shuffled weights of other edges": each(randomised__scores=lambda x: x[:, 1:]),
+    "one layer more": each(test__scores=lambda x: np.concatenate([x, x])),
+    "no layer": each(test__scores=lambda x: x[:0]),
+    "one axis": each(test__scores=lambda x: x[0]),
+    "three axes": each(test__scores=lambda x: x[None]),
+    "no axis": each(test__scores=made()),
+    "rows without end": each(test__scores=made(10**12, 0)),
+    "no scores": each(test__scores=lambda _: None),
+    "no validation scores": each(validation__scores=lambda _: None),
+    "scores that are whole numbers": each(test__scores=lambda x: x.astype("int64")),
+    "scores that are small whole numbers": each(test__scores=lambda x: x.astype("uint16")),
+    "scores that are truth values": each(test__scores=lambda x: x > 0),
+    "scores of the other byte order": each(test__scores=lambda x: x.astype(">f4")),
+    "scores of more digits": each(test__scores=lambda x: x.astype("longdouble")),
+    "a mask of other edges": each(test__hard_mask=made(1, 3, dtype="bool")),
+    "a mask of numbers": each(test__hard_mask=lambda a: np.ones_like(a["test/scores"])),
+    "graphs finished by numbers": each(test__complete=made(GRAPHS)),
+    "other graphs finished": each(test__complete=made(GRAPHS + 1, dtype="bool")),
+    "figures of other graphs": each(test__diagnostic__mine=made(GRAPHS - 1)),
+    "a figure that is no number": each(test__diagnostic__mine=lambda _: np.full(GRAPHS, np.nan)),
+    "a baseline for no layer": each(test__baseline__0=made(4), test__baseline__1=made(4)),
+    "a baseline of other graphs": each(test__baseline__0=made(GRAPHS + 1, 4)),
+    "a baseline of another width": each(test__baseline__0=made(5)),
+    "a baseline that is no number": each(test__baseline__0=lambda _: np.full(4, np.inf, "float32")),
+    "a baseline that is named otherwise": each(test__baseline__7=made(4)),
+}
+WRONG_RECORDS: dict[str, Change] = {
+    "gates outside 0 and 1": put_in("attributions.test.scale", "gate"),
+    "a scale that there is not": put_in("attributions.test.scale", "evil"),
+    "a scale that is a list": put_in("attributions.test.scale", ["relative"]),
+    "no scale": put_in("attributions.test.scale", None),
+    "text for one mask": put_in("attributions.test.per_layer", "no"),
+    "no test attributions": put_in("attributions.test", None),
+    "no validation attributions": put_in("attributions.validation", None),
+    "attributions of nothing": put_in("attributions.test", []),
+    "attributions in a list": put_in("attributions", ["test"]),
+    "no attributions": put_in("attributions", None),
+    "no checksum": put_in("checksum", None),
+    "a checksum that is a number": put_in("checksum", 17),
+    "figures in a list": put_in("figures", [1]),
+    "a figure that is text": put_in("figures.mine", "much"),
+    "no figures": put_in("figures", None),
+    "costs in a list": put_in("costs", [1]),
+    "costs that are text": put_in("costs.method", "much"),
+    "no costs": put_in("costs", None),
+    "a reason that is a list": put_in("reason", ["none"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ARRAYS)
+def test_attributions_that_cannot_be_these_are_made_again(
+    folder: Folder, made_again: Callable[[Path], None], name: str
+) -> None:
+    folder.change_arrays("attributions", WRONG_ARRAYS[name])
+    folder.unscored()
+    made_again(folder.cell)
+
+
+@pytest.mark.parametrize("name", WRONG_RECORDS)
+def test_a_record_that_cannot_be_one_is_made_again(
+    folder: Folder, made_again: Callable[[Path], None], name: str
+) -> None:
+    folder.change_arrays("attributions", each(test__scores=lambda x: x * 100 + 2))  # no gates
+    folder.change("record", WRONG_RECORDS[name])
+    folder.unscored()
+    made_again(folder.cell)
+
+
+WRONG_SCORES: dict[str, Change] = {
+    "no rows": put_in("rows", []),
+    "rows that are none": put_in("rows", [3]),
+    "rows in an object": put_in("rows", {"0": {}}),
+    "a row of more": put_in("rows.0.evil", 1),
+    "a row without a name": put_in("rows.0.method", None),
+    "a name that is a number": put_in("rows.0.method", 3),
+    "a kind that there is not": put_in("rows.0.kind", "evil"),
+    "figures in a list": put_in("rows.0.figures", [1]),
+    "a figure that is a list": put_in("rows.0.figures.f1", [1, 2]),
+    "a figure that is text": put_in("rows.0.figures.f1", "much"),
+    "layers that are none": put_in("rows.0.layers", 3),
+    "a layer that is none": put_in("rows.0.layers", [3]),
+    "a layer that there is not": put_in("rows.0.layers.0.layer", 99),
+    "a layer that is no number": put_in("rows.0.layers.0.layer", "first"),
+    "unfinished graphs that are text": put_in("rows.0.unfinished", "all"),
+    "a status that is a number": put_in("status", 3),
+    "a log that is a list": put_in("log", [3]),
+    "no figures": put_in("figures", None),
+    "ablations that are text": put_in("ablations", "none"),
+}
+COLUMNS: dict[str, Change] = {
+    "a row that there is not": each(**{"7/graph": made(GRAPHS)}),
+    "a row before the first": each(**{"-1/graph": made(GRAPHS)}),
+    "a row without a number": each(**{"x/graph": made(GRAPHS)}),
+    "a path": each(**{"../evil": made(GRAPHS)}),
+    "no name": each(**{"": made(GRAPHS)}),
+    "a name without a row": each(graph=made(GRAPHS)),
+    "more graphs": each(**{"0/graph": made(GRAPHS + 1)}),
+    "several values for a graph": each(**{"0/graph": made(GRAPHS, 2)}),
+    "one value": each(**{"0/graph": made()}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SCORES)
+def test_scores_that_cannot_be_these_are_made_again(
+    folder: Folder, made_again: Callable[[Path], None], name: str
+) -> None:
+    folder.change("scores", WRONG_SCORES[name])
+    made_again(folder.file("scores").parent)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_columns_that_cannot_be_these_are_made_again(
+    folder: Folder, made_again: Callable[[Path], None], name: str
+) -> None:
+    folder.change_arrays("per graph", COLUMNS[name])
+    made_again(folder.file("per graph").parent)
+
+
+@pytest.mark.parametrize("change", [put_in("rows.0.layers", []), put_in("figures.test", "much"), put_in("rows", [3])])
+def test_scores_of_a_problem_that_cannot_be_these_are_made_again(
+    folder: Folder, made_again: Callable[[Path], None], change: Change
+) -> None:
+    folder.change("problem", change)
+    made_again(folder.file("problem").parent)
+
+
+@pytest.mark.parametrize("ablations", [[], ["much"], [[1]], [1, 2, 3]])
+def test_ablations_are_one_number_a_layer(
+    folder: Folder, made_again: Callable[[Path], None], ablations: list[Any]
+) -> None:
+    folder.change("problem", put_in("ablations", ablations))
+    made_again(folder.file("problem").parent)
+
+
+@pytest.mark.parametrize(("file", "arrays"), [("scores", "per graph"), ("problem", "problem per graph")])
+def test_scores_without_any_row_are_made_again(
+    folder: Folder, made_again: Callable[[Path], None], file: str, arrays: str
+) -> None:
+    folder.change_arrays(arrays, lambda columns: columns.clear())
+    folder.change(file, put_in("rows", []))
+    made_again(folder.file(file).parent)
+
+
+def test_more_layers_than_the_problem_has_end_no_report(folder: Folder, cli: Cli) -> None:
+    folder.change("scores", lambda scores: scores["rows"][0]["layers"].append({"layer": 1}))
+    assert cli("run", *TINY)[0] in (0, 1)
+
+
+def test_score_names_what_is_damaged_and_runs_no_method(
+    folder: Folder, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(METHODS["integrated-gradients"], "attribute", None)
+    for name in ("a pickled object", "a bare pickle", "a compressed bomb", "an empty file"):
+        data = ARCHIVES[name]
+        folder.file("attributions").write_bytes(data)
+        for words in ("attributions.npz: the checksum does not match", "attributions.npz"):
+            code, out, err = cli("score", "r", "--cache-dir", "c")
+            assert code == 1
+            assert words.replace(" ", "") in "".join(out.split())
+            assert "Traceback" not in err
+            folder.change("record", put_in("checksum", hashlib.sha256(data).hexdigest()))
+        folder.change("record", put_in("checksum", ""))
+
+
+@pytest.mark.parametrize("field", ["status", "reason"])
+@pytest.mark.parametrize("text", ["\x1b[2J\x1b]0;evil\x07", "two\nlines", "\ud800"])
+def test_what_a_record_says_cannot_drive_the_terminal(folder: Folder, cli: Cli, field: str, text: str) -> None:
+    folder.change("record", lambda record: record.update({"status": "failed", field: text}))
+    code, out, err = cli("score", "r", "--cache-dir", "c")
+    assert code in (1, 2)
+    assert "\x1b" not in out + err
+    assert "Traceback" not in err
+
+
+# The cache of models.
+
+
+class Model(GraphModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(2, 2)
+        self.second = nn.Linear(2, 2)
+
+    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
+        raise NotImplementedError
+
+
+def saved(content: Any, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **options)
+    return buffer.getvalue()
+
+
+def repacked(data: bytes, compression: int, **members: bytes) -> bytes:
+    """Return an archive with other members, and other compression."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", compression) as new:
+        for member in old.infolist():
+            new.writestr(member.filename, members.get(Path(member.filename).name, old.read(member)))
+    return buffer.getvalue()
+
+
+def other_weights(change: Change) -> Any:
+    state: dict[Any, Any] = {name: x + 1 for name, x in Model().state_dict().items()}
+    change(state)
+    return state
+
+
+def kept(state: dict[str, Any]) -> bytes:
+    """Return weights as the cache keeps them."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_arrays(Path(folder) / "weights.npz", {name: np.asarray(value) for name, value in state.items()})
+        return (Path(folder) / "weights.npz").read_bytes()
+
+
+def weights() -> dict[str, bytes]:
+    good = kept(other_weights(list))
+    return {
+        "an empty file": b"",
+        "half a file": good[: len(good) // 2],
+        "a bare pickle": PICKLE,
+        "a pickled object": saved(Bomb()),
+        "weights as torch saves them": saved(other_weights(list)),
+        "a pickled object among weights": saved(other_weights(lambda state: state.update(bomb=Bomb()))),
+        "a pickle in the old format": saved(Bomb(), _use_new_zipfile_serialization=False),
+        "another pickle in the archive": repacked(good, zipfile.ZIP_STORED, **{"first.weight.npy": PICKLE}),
+        "a compressed bomb": repacked(good, zipfile.ZIP_DEFLATED, **{"first.weight.npy": bytes(512 * MIB)}),
+        "fewer bytes than numbers": repacked(good, zipfile.ZIP_STORED, **{"first.weight.npy": bytes(4)}),
+        "arrays": archive(npy()),
+        "a list": saved([torch.zeros(2)]),
+        "a number": saved(3),
+        "numbers for names": kept(other_weights(lambda state: state.update({"3": torch.zeros(2)}))),
+        "another shape": kept(other_weights(lambda state: state.update({"second.bias": torch.zeros(3)}))),
+        "a weight that is missing": kept(other_weights(lambda state: state.pop("second.bias"))),
+        "a weight too many": kept(other_weights(lambda state: state.update(third=torch.zeros(2)))),
+        "a weight that is text": kept(other_weights(lambda state: state.update({"second.bias": "evil"}))),
+    }
+
+
+WEIGHTS = weights()
+
+
+def store_model(cache: ModelCache, data: bytes, described: Any = None) -> Path:
+    path = cache.folder / "m"
+    path.mkdir()
+    (path / "weights.npz").write_bytes(data)
+    content = {"checksum": hashlib.sha256(data).hexdigest(), "figures": {"epochs": 2.0}}
+    (path / "model.json").write_bytes(checked(content if described is None else described))
+    return path
+
+
+def assert_trained_again(cache: ModelCache, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Assert that training starts from the model as it was, and that what is kept of it can be loaded."""
+    model, same = Model(), Model()
+    same.load_state_dict(model.state_dict())
+    with guarded():
+        assert cache.load_or_train("m", model, lambda: {"epochs": 1.0}) == {"epochs": 1.0}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, same.state_dict()[name]), name
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert_clear(message)
+    assert str(path) in message
+    assert cache.load_or_train("m", Model(), dict) == {"epochs": 1.0}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_that_cannot_be_these_are_trained_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    cache = ModelCache(tmp_path)
+    path = store_model(cache, WEIGHTS[name])
+    assert_trained_again(cache, path / "weights.npz", caplog)
+
+
+@pytest.mark.parametrize("name", ["half a file", "a bare pickle", "a pickle in the old format", "a compressed bomb"])
+def test_what_is_no_archive_as_it_is_written_is_not_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    called = []
+    monkeypatch.setattr(torch, "load", lambda *_, **__: called.append(name))
+    cache = ModelCache(tmp_path)
+    store_model(cache, WEIGHTS[name])
+    cache.load_or_train("m", Model(), lambda: {"epochs": 1.0})
+    assert not called
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        [],
+        "text",
+        {},
+        {"checksum": "0" * 64, "figures": {}},
+        *({"figures": figures} for figures in ([1], "text", None, [["a", 1]], {"epochs": "many"}, {"epochs": [1]})),
+    ],
+)
+def test_a_model_that_is_described_otherwise_is_trained_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, described: Any
+) -> None:
+    cache, data = ModelCache(tmp_path), kept(other_weights(list))
+    if isinstance(described, dict) and described:
+        described = {"checksum": hashlib.sha256(data).hexdigest(), **described}
+    path = store_model(cache, data, described)
+    assert_trained_again(cache, path, caplog)
+
+
+# What is given on the command line: run.json, configurations, studies, plugins.
+
+
+BAD_PLANS: dict[str, tuple[Change, str]] = {
+    "no plan": (put_in("plan", None), "plan"),
+    "a plan that is a list": (put_in("plan", []), "no plan in it"),
+    "no keys": (put_in("cells", None), "cells"),
+    "an unknown field": (put_in("plan.evil", 1), "evil"),
+    "a field of two lines": (put_in("plan.evil\n\x1b[2Jerror: none", 1), "evil"),
+    "a very long field": (put_in("plan." + "e" * 10_000, 1), "eee"),
+    "tasks that are text": (put_in("plan.tasks", "toy"), "tasks"),
+    "a task that is a number": (put_in("plan.tasks", [3]), "tasks"),
+    "a task that is a path": (lambda run: run["plan"].update(tasks=["../evil"], options={}), "'../evil'"),
+    "a method that is a path": (lambda run: run["plan"].update(methods=["/evil"], options={}), "'/evil'"),
+    "no tasks": (lambda run: (run["plan"].update(tasks=[], options={}), run.update(cells=[])), "expected"),
+    "no seeds": (lambda run: (run["plan"].update(seeds=[]), run.update(cells=[])), "expected"),
+    "seeds that are text": (put_in("plan.seeds", ["zero"]), "seeds"),
+    "half a seed": (put_in("plan.seeds", [0.5]), "seeds"),
+    "options in a list": (put_in("plan.options", []), "options"),
+    "options that are none": (put_in("plan.options.toy", 3), "options"),
+    "options of another plugin": (put_in("plan.options.evil", {}), "'evil'"),
+    "an option out of range": (put_in("plan.options.toy.colours", 1), "toy.colours"),
+    "an option of lists in lists": (put_in("plan.options.toy.colours", json.loads(nested(900))), ""),
+    "a device to be chosen": (put_in("plan.device", "auto"), "'auto'"),
+    "a device that is none": (put_in("plan.device", "../evil"), "'../evil'"),
+    "a device that is a number": (put_in("plan.device", 3), "device"),
+    "no threads": (put_in("plan.threads", 0), "threads"),
+    "fewer threads than none": (put_in("plan.threads", -1), "threads"),
+    "too many threads": (put_in("plan.threads", 10**6), "threads"),
+    "more threads than can be counted": (put_in("plan.threads", 10**30), "threads"),
+    "no edges": (put_in("plan.max_edges", 0), "max_edges"),
+    "fewer graphs than none": (put_in("plan.randomised_graphs", -1), "randomised_graphs"),
+    "plugins that are a number": (put_in("plan.plugins", 3), "int"),
+    "plugins that are numbers": (put_in("plan.plugins", [3]), "3"),
+    "plugins that are text": (put_in("plan.plugins", "evil.py"), "plugins"),
+    "too few keys": (put_in("cells", []), "keys of 1 cells"),
+    "too many keys": (put_in("cells", [KEY, KEY]), "keys of 1 cells"),
+    "keys in an object": (put_in("cells", {KEY: 1}), "keys of 1 cells"),
+    "a key that is text": (put_in("cells", KEY), "keys of 1 cells"),
+    "a key that is a number": (put_in("cells", [3]), "keys of 1 cells"),
+    "a key that is a path": (put_in("cells", ["../../evil"]), "keys of 1 cells"),
+    "a key that ends in a path": (put_in("cells", [f"{KEY}/../../../evil"]), "keys of 1 cells"),
+    "a key that ends in a line": (put_in("cells", [f"{KEY}\n"]), "keys of 1 cells"),
+    "billions of cells": (
+        lambda run: run["plan"].update(
+            tasks=["toy"] * 1000, methods=["integrated-gradients"] * 1000, seeds=list(range(1000))
+        ),
+        "run.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PLANS)
+def test_score_refuses_a_plan_that_run_did_not_write(folder: Folder, refused: Callable[..., str], name: str) -> None:
+    change, word = BAD_PLANS[name]
+    run = json.loads((folder.run / "run.json").read_bytes())
+    change(run)
+    (folder.run / "run.json").write_text(json.dumps(run))
+    assert word in refused("score", "r", "--cache-dir", "c")
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if "checksum" not in name and "content" not in name])
+def test_score_refuses_what_is_no_plan(folder: Folder, refused: Callable[..., str], name: str) -> None:
+    (folder.run / "run.json").write_bytes(TEXTS[name])
+    assert "expected a folder that `run` wrote" in refused("score", "r", "--cache-dir", "c")
+
+
+def test_score_runs_no_plugin_because_a_file_says_so(
+    folder: Folder, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = json.loads((folder.run / "run.json").read_bytes())
+    for plugin in ("evil.py", str(Path("evil.py").resolve()), "evil"):
+        Path("evil.py").write_text("import os\nos.mkdir('exploded')\n")
+        monkeypatch.syspath_prepend(".")
+        run["plan"]["plugins"] = [plugin]
+        (folder.run / "run.json").write_text(json.dumps(run))
+        assert "give each with --plugin if you trust it" in refused("score", "r", "--cache-dir", "c")
+
+
+def test_score_runs_the_plugins_that_are_named(folder: Folder, cli: Cli) -> None:
+    Path("mine.py").write_text("from pathlib import Path\nPath('imported').mkdir()\n")
+    run = json.loads((folder.run / "run.json").read_bytes())
+    run["plan"]["plugins"] = ["mine.py"]
+    (folder.run / "run.json").write_text(json.dumps(run))
+    assert cli("score", "r", "--cache-dir", "c", "--plugin", "mine.py")[0] == 0
+    assert Path("imported").is_dir()
+
+
+DOTS = ".a" * 20_000
+LEVEL = f"{{a{DOTS[:200]} = [\n"
+CONFIGS: dict[str, bytes] = {
+    "no TOML": b"[run",
+    "bytes that are no text": b"[run]\nout = '\xff'\n",
+    "zeros": bytes(1000),
+    "a pickle": PICKLE,
+    "a very large file": b"#" * 64 * MIB,
+    "lists in lists": b"[run]\nmethods = " + nested(20_000).encode(),
+    "not so many lists in lists": b"[run]\nmethods = " + nested(200).encode(),
+    "tables in tables": b"[run]\nmethods = " + b"{a=" * 20_000 + b"1" + b"}" * 20_000,
+    "tables by dots": b"[run]\nmethods" + DOTS[:4000].encode() + b" = 1\n",
+    "very many tables by dots": b"[run]\nmethods" + DOTS.encode() + b" = 1\n",
+    "tables by dots in their heading": f"[toy{DOTS[:4000]}]\nb = 1\n".encode(),
+    "very many tables by dots in their heading": f"[toy{DOTS}]\nb = 1\n".encode(),
+    "options by dots": b"[toy]\ncolours" + DOTS[:4000].encode() + b" = 1\n",
+    "tables by dots in lists in tables": f"[run]\nmethods = [\n{LEVEL * 30}{']}' * 30}]\n".encode(),
+    "a number of many digits": b"[toy]\ncolours = " + b"9" * 10_000 + b"\n",
+    "a name of two lines": b'"evil\\n\\u001b[2J" = 1\n',
+    "a table of two lines": b'["evil\\n\\u001b[2J"]\nb = 1\n',
+    "an option of two lines": b'[run]\n"evil\\n\\u001b[2J" = 1\n',
+    "a value of many words": b"[run]\nseeds = '" + b"evil " * 10_000 + b"'\n",
+    "a task that is a path": b"[run]\ntask = '../evil'\n",
+    "a task that is a path with options": b"[run]\ntask = '../evil[colours=3]'\n",
+    "a method that is a path": b"[run]\nmethods = ['/evil']\n",
+    "no name among commas": b"[run]\ntask = '" + b"," * 400_000 + b"'\n",
+    "very many seeds": b"[run]\nseeds = 1_000_000_000_000\n",
+    "more seeds than can be counted": b"[run]\nseeds = " + b"9" * 4000 + b"\n",
+    "very many threads": b"[run]\nthreads = 1_000_000\n",
+    "more threads than can be counted": b"[run]\nthreads = " + b"9" * 100 + b"\n",
+    "very many processes": b"[run]\njobs = 1_000_000\n",
+    "a time that is no number": b"[run]\ncell-timeout = nan\n",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_run_refuses_a_hostile_configuration(refused: Callable[..., str], name: str) -> None:
+    Path("run.toml").write_bytes(CONFIGS[name])
+    refused("run", "--config", "run.toml")
+
+
+@pytest.mark.parametrize("put", [pipe, endless, Path.mkdir, loop])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("given.toml", ["run", "--config", "given.toml"]),
+        ("given.toml", ["study", "given.toml", "--out", "kept"]),
+        ("given.py", ["run", "--plugin", "given.py"]),
+        ("run.json", ["score", "."]),
+    ],
+)
+def test_what_is_no_file_is_refused_and_not_waited_for(
+    refused: Callable[..., str], name: str, arguments: list[str], put: Callable[[Path], None]
+) -> None:
+    put(Path(name))
+    assert name in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run", "--config", "given"], ["study", "given", "--out", "kept"], ["score", "."]]
+)
+def test_a_file_without_end_is_refused_before_it_is_read(refused: Callable[..., str], arguments: list[str]) -> None:
+    for name in ("given", "run.json"):
+        large(Path(name))
+    assert "at most" in refused(*arguments)
+
+
+@pytest.mark.parametrize("source", ["../evil", ".evil", "evil/", "evil.py/", "evil\0", "evil\0.py", "..", "-"])
+def test_what_is_no_plugin_is_refused(refused: Callable[..., str], source: str) -> None:
+    refused("run", "--plugin", source)
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil", "/evil", "good/../../evil", "..", ".", "", "a/b", "a\\\\b", "C:evil", "a\\u0000b", "a\\nb",
+             " ", "x" * 300]
+)  # fmt: skip
+def test_a_study_keeps_its_files_in_the_folder_that_was_given(refused: Callable[..., str], name: str) -> None:
+    Path("mine.toml").write_text(f'[good]\nmethods = "erasure"\n["{name}"]\nmethods = "erasure"\n')
+    refused("study", "mine.toml", "--out", "kept/deep", "--work", "work/deep", "--jobs", "0")
+
+
+def test_a_study_called_like_the_folder_above_is_refused(refused: Callable[..., str]) -> None:
+    Path("...toml").write_text('[good]\nmethods = "erasure"\n')
+    refused("study", "...toml", "--out", "kept", "--work", "work", "--jobs", "0")
+
+
+@pytest.mark.parametrize("name", ["", "..", "../evil", "/evil", "a/b", "a\\b", "a.b", "a b", "a\n", "a\0", "all", "-"])
+def test_a_name_that_is_a_path_is_not_registered(name: str) -> None:
+    kind = type("Evil", (Task,), {"name": name})
+    with pytest.raises(UserError, match="expected a task name of letters, digits, - and _") as error:
+        Registry[Task]("task", "attribench.tasks").register(kind)
+    assert_clear(str(error.value))
+
+
+@pytest.mark.parametrize("name", ["3", "None", "['a']", "b'a'"])
+def test_a_name_that_is_no_text_is_not_registered(name: str) -> None:
+    lines = ["from attribench.registry import TASKS", "from attribench.task import Task", "@TASKS.register"]
+    Path("evil.py").write_text("\n".join([*lines, "class Evil(Task):", f"    name = {name}", ""]))
+    with pytest.raises(UserError, match=r"evil\.py"):
+        load_plugin("evil.py")
+
+
+# Links: what is written lands in the folder that was given.
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder outside the results, whose files must stay as they are."""
+    path = tmp_path / "precious"
+    path.mkdir()
+    for name in ("record.json", "log.txt", "scores.csv"):
+        (path / name).write_text("precious")
+    before = tree(path)
+    yield path
+    assert tree(path) == before
+
+
+def test_a_cell_that_is_a_link_is_replaced(folder: Folder, precious: Path, cli: Cli) -> None:
+    shutil.rmtree(folder.cell)
+    folder.cell.symlink_to(precious)
+    assert cli("run", *TINY)[0] == 0
+    assert not folder.cell.is_symlink()
+    assert (folder.cell / "scores" / "scores.json").is_file()
+
+
+def test_a_cell_that_is_a_link_to_another_cell_is_replaced(folder: Folder, tmp_path: Path, cli: Cli) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(folder.cell, elsewhere)
+    shutil.rmtree(elsewhere / "scores")
+    folder.cell.symlink_to(elsewhere)
+    before = tree(elsewhere)
+    cli("score", "r", "--cache-dir", "c")
+    assert tree(elsewhere) == before
+    assert cli("run", *TINY)[0] == 0
+    assert tree(elsewhere) == before
+    assert not folder.cell.is_symlink()
+    assert (folder.cell / "record.json").is_file()
+
+
+def test_a_cell_that_is_a_link_to_nowhere_is_replaced(folder: Folder, tmp_path: Path, cli: Cli) -> None:
+    shutil.rmtree(folder.cell)
+    folder.cell.symlink_to(tmp_path / "nowhere")
+    assert cli("run", *TINY)[0] == 0
+    assert not folder.cell.is_symlink()
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("name", ["cell", "problem"])
+def test_scores_that_are_a_link_are_replaced(folder: Folder, precious: Path, cli: Cli, name: str) -> None:
+    path = {"cell": folder.cell, "problem": folder.problem}[name] / "scores"
+    shutil.rmtree(path)
+    path.symlink_to(precious)
+    assert cli("run", *TINY)[0] == 0
+    assert not path.is_symlink()
+
+
+def test_views_that_are_links_are_replaced(folder: Folder, precious: Path, cli: Cli) -> None:
+    for name in ("run.json", "scores.csv", "per_graph.csv"):
+        (folder.run / name).unlink()
+        (folder.run / name).symlink_to(precious / "scores.csv")
+    assert cli("run", *TINY)[0] == 0
+    assert not any(path.is_symlink() for path in folder.run.iterdir())
+
+
+def test_a_model_that_is_a_link_is_replaced(folder: Folder, precious: Path, cli: Cli) -> None:
+    shutil.rmtree(folder.model)
+    folder.unscored()
+    folder.model.symlink_to(precious)
+    assert cli("run", *TINY)[0] == 0
+    assert not folder.model.is_symlink()
+
+
+@pytest.mark.parametrize("put", [None, pipe, endless, Path.mkdir])
+def test_a_log_is_added_to_no_other_file(folder: Folder, precious: Path, put: Callable[[Path], None] | None) -> None:
+    path = folder.cell / "log.txt"
+    if put is None:
+        path.symlink_to(precious / "log.txt")
+    else:
+        put(path)
+    with guarded():
+        CellStore(folder.run).add_to_log(folder.cell.name, "said something\n")
+    assert stat.S_ISREG(path.lstat().st_mode)
+    assert path.read_text() == "said something\n"
+
+
+@pytest.mark.parametrize("put", [None, pipe, endless, Path.mkdir, loop])
+@pytest.mark.parametrize("lock", ["cell", "model"])
+def test_a_lock_that_is_no_lock_is_one_clear_line(
+    folder: Folder, precious: Path, cli: Cli, lock: str, put: Callable[[Path], None] | None
+) -> None:
+    path = folder.run / ".locks" / f"{folder.cell.name}.lock"
+    if lock == "model":
+        folder.unscored()
+        path = folder.model.with_suffix(".lock")
+    path.unlink()
+    if put is None:
+        path.symlink_to(precious / "log.txt")
+    else:
+        put(path)
+    code, out, err = cli("run", *TINY)
+    assert code == 0 or path.name in "".join((out + err).split())
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("put", [pipe, endless, loop, small])
+def test_drafts_that_are_no_folders_are_not_waited_for(folder: Folder, put: Callable[[Path], None]) -> None:
+    put(folder.run / ".draft-evil")
+    os.utime(folder.run / ".draft-evil", (0, 0), follow_symlinks=False)
+    remove_old_drafts(folder.run)
+
+
+def test_drafts_that_are_links_are_no_way_out(folder: Folder, precious: Path) -> None:
+    (precious / ".draft-mine").mkdir()
+    (precious / ".draft-mine" / "file").write_text("precious")
+    for path in (precious / ".draft-mine", precious):
+        os.utime(path, (0, 0))
+    (folder.run / ".draft-evil").symlink_to(precious)
+    (folder.run / "evil").symlink_to(precious)
+    remove_old_drafts(folder.run)
+    assert (precious / ".draft-mine" / "file").read_text() == "precious"
+    shutil.rmtree(precious / ".draft-mine")
+
+
+def test_configurations_that_are_not_hostile_are_read(tmp_path: Path) -> None:
+    text = "".join(f'[toy-{i}]\nmethods = ["a[learning_rate=0.{i}]", "b[x=0.5]"]\n' for i in range(100))
+    (tmp_path / "run.toml").write_text(text)
+    assert len(read_config(tmp_path / "run.toml")) == 100

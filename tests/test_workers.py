@@ -1,0 +1,851 @@
+"""What a run is made of, piece by piece: the schedule, a cell's endings, parts of batches, progress."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from helpers import bare_batch, random_batch
+from pebble import ProcessExpired
+from rich.console import Console
+from torch import Tensor
+
+from attribench import runner as runner_module
+from attribench import workers
+from attribench.contract import ContractModel, contract_subject, random_graphs
+from attribench.errors import Infeasible, StorageError
+from attribench.execution import Job, Outcome, first_line, status_of
+from attribench.gates import Gates, UnsupportedModelError
+from attribench.graphs import GraphBatch
+from attribench.method import Attribution, Method, Subject
+from attribench.output import GraphClassification
+from attribench.plan import Cell, Grounds, Item, Plan
+from attribench.progress import Progress, Tracker
+from attribench.records import StoredScores
+from attribench.registry import METHODS, TASKS
+from attribench.runner import Runner
+from attribench.scoring import Judge
+from attribench.store import CellStore, ModelCache, remove_old_drafts, write_json
+from attribench.task import Problem, Split, Task, TaskSeeds, Workshop
+from attribench.workers import Schedule, Workers, default_jobs, describe
+
+bottleneck: Any = importlib.import_module("attribench.methods.information_bottleneck")
+HANG = 30.0
+"""Seconds after which what is awaited counts as lost."""
+CPU = torch.device("cpu")
+
+
+def plan(methods: str = "integrated-gradients,gnnexplainer", seeds: int = 2, **options: Any) -> Plan:
+    return Plan(
+        **{"tasks": ["toy"], "methods": methods.split(","), "options": {}, "device": "cpu", **options},
+        seeds=list(range(seeds)),
+    )
+
+
+@dataclass
+class Told:
+    """A runner that knows what is finished and how the grounds ended, and remembers what it was told."""
+
+    plan: Plan
+    done: set[Item] = field(default_factory=set)
+    grounds: dict[Grounds, StoredScores | None] = field(default_factory=dict)
+    ended: list[tuple[Item, str, str, str]] = field(default_factory=list)
+
+    def finished(self, item: Item) -> bool:
+        return item in self.done
+
+    def load_grounds(self, grounds: Grounds) -> StoredScores | None:
+        return self.grounds.get(grounds, StoredScores())
+
+    def end(self, item: Item, status: str, reason: str, log: str = "") -> None:
+        self.ended.append((item, status, reason, log))
+
+
+def schedule(told: Told) -> Schedule:
+    return Schedule(cast(Runner, told))
+
+
+def take_all(pieces: Schedule) -> list[Item]:
+    return list(iter(pieces.next, None))
+
+
+def test_a_problems_cells_come_after_it_in_the_order_of_the_plan() -> None:
+    told = Told(plan())
+    pieces = schedule(told)
+    first, second = told.plan.grounds()
+    cells = told.plan.cells()
+    assert take_all(pieces) == [first, second]
+    assert bool(pieces)
+    assert pieces.done(second) == []
+    assert take_all(pieces) == cells[2:]
+    assert pieces.done(first) == []
+    assert take_all(pieces) == cells[:2]
+    assert not pieces
+    assert [pieces.done(cell) for cell in cells] == [[cell] for cell in cells]
+    assert told.ended == []
+
+
+def test_what_is_finished_is_not_done_again() -> None:
+    told = Told(plan())
+    first, second = told.plan.grounds()
+    cells = told.plan.cells()
+    told.done = {first, cells[0], cells[2], cells[3]}
+    pieces = schedule(told)
+    assert pieces.finished == [cells[0], cells[2], cells[3]]
+    assert take_all(pieces) == [cells[1], second]  # whose own figures are not there
+    assert not schedule(Told(told.plan, {first, second, *cells}))
+
+
+@pytest.mark.parametrize(
+    ("stored", "ending"),
+    [
+        (StoredScores(status="failed", reason="no data", log="a traceback"), ("failed", "no data", "a traceback")),
+        (StoredScores(status="out-of-memory", reason="killed"), ("out-of-memory", "killed", "")),
+        (None, ("failed", "not there", "")),
+    ],
+)
+def test_a_problem_that_fails_ends_its_cells_and_no_others(
+    stored: StoredScores | None, ending: tuple[str, str, str]
+) -> None:
+    told = Told(plan())
+    first, second = told.plan.grounds()
+    cells = told.plan.cells()
+    told.done, told.grounds = {cells[0]}, {first: stored}
+    pieces = schedule(told)
+    assert take_all(pieces) == [first, second]
+    assert pieces.done(first) == [cells[1]]
+    assert told.ended == [(cells[1], *ending)]
+    assert pieces.done(second) == []
+    assert take_all(pieces) == cells[2:]
+
+
+def test_a_piece_that_is_taken_back_comes_after_the_others() -> None:
+    told = Told(plan())
+    told.done = set(told.plan.grounds())
+    pieces, cells = schedule(told), told.plan.cells()
+    assert pieces.next() == cells[0]
+    pieces.later(cells[0])  # another process is doing it: do something else
+    assert take_all(pieces) == [*cells[1:], cells[0]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_every_cell_ends_once_and_after_its_problem(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+
+    def chance() -> bool:
+        return bool(torch.rand((), generator=draw) < 0.3)
+
+    told = Told(plan("integrated-gradients,gnnexplainer,graphmask", seeds=4))
+    everything: list[Item] = [*told.plan.cells(), *told.plan.grounds()]
+    told.done = {item for item in everything if chance()}
+    told.grounds = {item: StoredScores(status="failed") for item in told.plan.grounds() if chance()}
+    pieces = schedule(told)
+    ended, running, known = list(pieces.finished), list[Item](), set(told.done)
+    while pieces or running:
+        if (item := pieces.next()) is not None:
+            assert isinstance(item, Grounds) or item.grounds in known
+            running.append(item)
+        elif chance():
+            pieces.later(running.pop(0))
+        else:
+            item = running.pop()
+            known |= {item} if isinstance(item, Grounds) and item not in told.grounds else set()
+            ended += pieces.done(item)
+    assert sorted(map(str, ended)) == sorted(map(str, told.plan.cells()))
+
+
+def test_what_a_piece_is_called() -> None:
+    cell = Cell("toy", "graphmask", 3, 3, 3)
+    assert describe(cell) == "toy · graphmask · seed 3"
+    assert describe(cell.grounds) == "toy · seed 3"
+
+
+def test_jobs_share_the_cores_and_a_gpu_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert [default_jobs(plan(threads=threads)) for threads in (1, 2, 4, 8)] == [6, 3, 1, 1]
+    assert default_jobs(plan(device="cuda")) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("no\nluck"), "failed", "ValueError: no"),
+        (ValueError(), "failed", "ValueError: "),
+        (KeyError("x"), "failed", "KeyError: 'x'"),
+        (MemoryError(), "out-of-memory", "MemoryError: "),
+        (torch.OutOfMemoryError("CUDA out of memory."), "out-of-memory", "OutOfMemoryError: CUDA out of memory."),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when"), "out-of-memory", "RuntimeError: CUBLAS_STATUS_ALLOC_FAILED"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), "out-of-memory", "RuntimeError: Default"),
+        (ValueError("out of memory"), "failed", "ValueError: out of memory"),
+        (RuntimeError("shapes do not match"), "failed", "RuntimeError: shapes"),
+        (Infeasible("nothing sparser\nwas found"), "infeasible", "nothing sparser"),
+        (UnsupportedModelError("expected gates"), "skipped", "expected gates"),
+        (SystemExit(3), "failed", "SystemExit: 3"),
+    ],
+)
+def test_status_and_reason_of_an_error(error: BaseException, status: str, line: str) -> None:
+    assert status_of(error) == status
+    assert first_line(error).startswith(line)
+    assert "\n" not in first_line(error)
+
+
+def test_torchs_own_allocation_error_is_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as info:
+        torch.empty(2**50)
+    assert status_of(info.value) == "out-of-memory"
+
+
+def make_problem(count: int = 40) -> Problem:
+    """A problem without training or gold: the contract suite's model on random graphs of 4 to 10 edges."""
+    model = contract_subject(2).model
+    splits = {}
+    for name in ("train", "validation", "test"):
+        graphs = random_graphs(count, name)
+        splits[name] = Split(graphs, torch.zeros(graphs.num_graphs, dtype=torch.long))
+    return Problem(model, GraphClassification(), splits)
+
+
+class Probe(Method):
+    """Scores each edge by its sources; before that, does what it is told."""
+
+    name = "probe"
+    limits: list[int] = []
+
+    def act(self, graphs: GraphBatch) -> None:
+        """Fail, or not."""
+
+    def fit(self) -> None:
+        self.limits.append(self.subject.max_edges)
+
+    def attribute(self, graphs: GraphBatch) -> Attribution:
+        self.act(graphs)
+        scores = graphs["x"][graphs.edge_index[0], 0]
+        return Attribution(scores.expand(self.subject.num_layers, -1), scale="relative")
+
+
+def run_job(
+    act: Callable[[Probe, GraphBatch], None], max_edges: int = 400, randomised: int = 0, **members: Any
+) -> tuple[Outcome, list[int]]:
+    """Run a method with these members; return how it ended, and the limits with which it was fitted."""
+    kind: Any = type("Acts", (Probe,), {"act": act, "limits": [], **members})
+    problem = make_problem()
+
+    def make(subject: Subject) -> Any:
+        return kind(subject=subject, seed=3)
+
+    return Job(make, kind, problem, max_edges, randomised, 5).run(), kind.limits
+
+
+def well(method: Probe, graphs: GraphBatch) -> None:
+    """Do nothing."""
+
+
+def test_a_job_that_is_well() -> None:
+    outcome, limits = run_job(well, randomised=10)
+    assert (outcome.status, outcome.reason, outcome.log) == ("ok", "", "")
+    assert set(outcome.attributions) == {"validation", "test", "randomised"}
+    assert limits == [400, 400]
+    assert "max_edges" not in outcome.costs
+
+
+def raising(error: BaseException, above: int = 0) -> Callable[[Probe, GraphBatch], None]:
+    def act(method: Probe, graphs: GraphBatch) -> None:
+        if graphs.num_edges > above:
+            raise error
+
+    return act
+
+
+@pytest.mark.parametrize(("most", "expected"), [(400, [400, 100, 25, 6]), (5, [5, 1, 1, 1])])
+def test_memory_that_always_runs_out_ends_the_cell_after_four_attempts(
+    most: int, expected: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome, limits = run_job(raising(MemoryError("no room")), most)
+    assert (outcome.status, outcome.reason) == ("out-of-memory", "MemoryError: no room")
+    assert limits == expected
+    assert outcome.costs["max_edges"] == expected[-1]
+    assert "in act" in outcome.log
+    pairs = zip(limits, caplog.messages, strict=True)
+    assert all(f"at most {limit} edges a pass" in message for limit, message in pairs)
+
+
+def test_memory_that_is_enough_for_smaller_passes_gives_the_same_scores() -> None:
+    whole, _ = run_job(well)
+    outcome, limits = run_job(raising(torch.OutOfMemoryError("out of memory"), above=60))
+    assert (outcome.status, outcome.log, limits) == ("ok", "", [400, 100, 25])
+    assert outcome.costs["max_edges"] == 25
+    for name, attribution in whole.attributions.items():
+        assert torch.equal(outcome.attributions[name].scores, attribution.scores)
+
+
+def test_memory_that_runs_out_for_shuffled_weights_is_tried_again_too() -> None:
+    def act(method: Probe, graphs: GraphBatch) -> None:
+        if len(method.limits) == 2:
+            raise MemoryError
+
+    outcome, limits = run_job(act, randomised=10)
+    assert (outcome.status, limits) == ("ok", [400, 400, 100, 100])
+    assert "randomised" in outcome.attributions
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no luck"), SystemExit(3)])
+def test_another_error_ends_the_cell_at_once(error: BaseException) -> None:
+    outcome, limits = run_job(raising(error))
+    assert (outcome.status, outcome.reason) == ("failed", first_line(error))
+    assert limits == [400]
+    assert f"in act\n    raise error\n{type(error).__name__}" in outcome.log
+    assert {"fit_seconds", "fit_forward_passes"} <= set(outcome.costs)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no luck"), SystemExit(3), Infeasible("nothing found")])
+def test_a_failure_for_shuffled_weights_is_a_figure(error: BaseException) -> None:
+    def act(method: Probe, graphs: GraphBatch) -> None:
+        if len(method.limits) == 2:
+            raise error
+
+    outcome, _ = run_job(act, randomised=10)
+    assert (outcome.status, outcome.figures) == ("ok", {"randomised_failed": 1.0})
+    assert set(outcome.attributions) == {"validation", "test"}
+
+
+def test_a_method_that_finds_nothing_or_supports_no_such_model_has_no_log() -> None:
+    outcome, _ = run_job(raising(Infeasible("nothing\nfound")))
+    assert (outcome.status, outcome.reason, outcome.log) == ("infeasible", "nothing", "")
+    outcome, limits = run_job(well, supports=classmethod(lambda *_: "too deep"))
+    assert (outcome.status, outcome.reason, limits) == ("skipped", "too deep", [])
+
+
+def test_nan_and_unfinished_graphs_are_said() -> None:
+    def nan(method: Probe, graphs: GraphBatch) -> Attribution:
+        return Attribution(torch.full((2, graphs.num_edges), torch.nan))
+
+    def half(method: Probe, graphs: GraphBatch) -> Attribution:
+        return Attribution(torch.zeros(2, graphs.num_edges), complete=graphs.graph_key < 3 + 7 * 30)
+
+    outcome, _ = run_job(well, attribute=nan)
+    assert outcome.status == "failed"
+    assert "NaN" in outcome.reason
+    outcome, _ = run_job(well, attribute=half)
+    assert (outcome.status, outcome.reason) == ("partial", "30 of 40 graphs finished")
+
+
+@pytest.mark.parametrize("most", [1, 3, 10, 10**6])
+def test_parts_of_a_method_make_the_whole(most: int) -> None:
+    def attribute(method: Probe, graphs: GraphBatch) -> Attribution:
+        scores = graphs["x"][graphs.edge_index[0], 0].expand(2, -1)
+        own = graphs["x"][graphs.node_ptr[:-1]]
+        return Attribution(
+            scores,
+            "relative",
+            hard_mask=scores > 0,
+            baselines=(own[:, :3], torch.ones(4)),
+            diagnostics={"nodes": graphs.num_nodes_per_graph},
+            complete=own[:, 0] > 0,
+        )
+
+    outcomes = [run_job(well, limit, attribute=attribute)[0] for limit in (10**6, most)]
+    whole, split = (outcome.attributions["test"] for outcome in outcomes)
+    for name in ("scores", "hard_mask", "complete"):
+        assert torch.equal(getattr(whole, name), getattr(split, name))
+    assert torch.equal(whole.diagnostics["nodes"], split.diagnostics["nodes"])
+    assert whole.baselines is not None
+    assert split.baselines is not None
+    assert all(torch.equal(a, b) for a, b in zip(whole.baselines, split.baselines, strict=True))
+
+
+PARTS = [bare_batch([2, 1]), bare_batch([3])]
+
+
+def parts_of(*fields: dict[str, Any]) -> Attribution:
+    """Join attributions of two parts with these fields."""
+    parts = [
+        Attribution(**{"scores": torch.full((1, graphs.num_edges), float(i)), **given})
+        for i, (graphs, given) in enumerate(zip(PARTS, fields, strict=True))
+    ]
+    return Attribution.concat(parts, PARTS)
+
+
+def test_joining_parts() -> None:
+    joined = parts_of({}, {})
+    assert joined.scores.tolist() == [[0, 0, 0, 1, 1, 1]]
+    assert (joined.hard_mask, joined.baselines, joined.complete, joined.diagnostics) == (None, None, None, {})
+    assert parts_of({"per_layer": False}, {"per_layer": False}).per_layer is False
+
+
+def test_baselines_that_parts_share_stay_one_and_others_become_one_per_graph() -> None:
+    same, other = torch.ones(4), torch.arange(4.0)
+    wide = torch.stack([other, same])
+    for first, second, expected in (
+        (same, same.clone(), same),
+        (same, other, torch.stack([same, same, other])),
+        (wide, same, torch.stack([other, same, same])),
+        (same, other[None], torch.stack([same, same, other])),
+    ):
+        joined = parts_of({"baselines": (first,)}, {"baselines": (second,)})
+        assert joined.baselines is not None
+        assert torch.equal(joined.baselines[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scale": "relative"}, "one scale"),
+        ({"per_layer": False}, "one scale"),
+        ({"hard_mask": torch.ones(1, 3, dtype=torch.bool)}, "same fields"),
+        ({"complete": torch.ones(1, dtype=torch.bool)}, "same fields"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parts_of({}, fields)
+
+
+def cut(counts: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Cut a list of graphs, given their edges, as a plain loop does: a graph joins while it fits."""
+    bounds, start, held = [], 0, 0
+    for i, count in enumerate(counts):
+        if i > start and held + count > most:
+            bounds.append((start, i))
+            start, held = i, 0
+        held += count
+    return [*bounds, (start, len(counts))]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_parts_cover_the_batch_in_order_within_the_limit(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    counts = torch.randint(0, 9, (int(torch.randint(1, 12, (), generator=draw)),), generator=draw).tolist()
+    batch = random_batch([(int(count) + 2, int(count)) for count in counts], seed)
+    for most in (1, 2, 5, 8, 20, 100):
+        parts = list(batch.parts(most))
+        assert [(part.graphs.start, part.graphs.stop) for part in parts] == cut(counts, most)
+        for part in parts:
+            index = torch.arange(part.graphs.start, part.graphs.stop)
+            assert part.batch.num_edges <= most or part.batch.num_graphs == 1
+            assert torch.equal(torch.arange(part.edges.start, part.edges.stop), batch.edges_of(index))
+            assert_same(part.batch, batch.select(index))
+
+
+def assert_same(left: GraphBatch, right: GraphBatch) -> None:
+    for name in ("edge_index", "node_ptr", "edge_ptr", "graph_key", "edge_key", "batch"):
+        assert torch.equal(getattr(left, name), getattr(right, name)), name
+    for level in ("node", "edge", "graph"):
+        tensors = getattr(left, level), getattr(right, level)
+        assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0] | tensors[1])
+
+
+def test_a_batch_that_fits_is_one_part_and_is_not_copied() -> None:
+    batch = bare_batch([3, 2])
+    (part,) = batch.parts(5)
+    assert part.batch is batch
+    assert len(list(batch.parts(4))) == 2
+
+
+def test_a_batch_of_no_graphs_is_one_part_of_none() -> None:
+    (part,) = bare_batch([3]).select(torch.arange(0)).parts(5)
+    assert (part.batch.num_graphs, part.graphs, part.edges) == (0, slice(0, 0), slice(0, 0))
+
+
+def stream_of(depth: int, most: int) -> tuple[ContractModel, GraphBatch, Tensor]:
+    """Return a model, a batch, and random gates for it."""
+    graphs = random_graphs(9, "stream")
+    gates = torch.rand(depth, graphs.num_edges, generator=torch.Generator().manual_seed(most), dtype=torch.float64)
+    return cast(ContractModel, contract_subject(depth).model), graphs, gates
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("most", [1, 20, 10**6])
+@pytest.mark.parametrize("per_graph", [None, False, True])
+def test_a_stream_is_the_pass_over_the_whole_batch(depth: int, most: int, per_graph: bool | None) -> None:
+    model, graphs, z = stream_of(depth, most)
+    draw = torch.Generator().manual_seed(0)
+    shape = (graphs.num_graphs, 6) if per_graph else (6,)
+    baselines = (
+        None if per_graph is None else [torch.randn(*shape, generator=draw, dtype=torch.float64) for _ in range(depth)]
+    )
+    with Gates(model) as gates:
+        whole, stream = gates.record(graphs), gates.stream(graphs, most)
+        assert stream.num_layers == depth
+        assert torch.equal(stream.ones(), whole.ones())
+        same = torch.equal if most == 10**6 else torch.allclose
+        assert same(stream.logits, whole.logits)
+        assert same(stream.forward(z, baselines), whole.forward(z, baselines))
+        recordings = list(stream.recordings())
+    for k in range(depth):
+        messages = torch.cat([recording.calls[k].messages for _, recording in recordings])
+        assert same(messages, whole.calls[k].messages)
+    assert [part.graphs.stop for part, _ in recordings][:-1] == [part.graphs.start for part, _ in recordings][1:]
+
+
+def test_a_stream_of_one_part_is_recorded_once_and_carries_gradients() -> None:
+    model, graphs, z = stream_of(2, 7)
+    with Gates(model) as gates:
+        stream = gates.stream(graphs, 10**6)
+        z.requires_grad_()
+        stream.forward(z).sum().backward()
+        assert z.grad is not None
+        assert bool((z.grad != 0).any())
+        list(stream.recordings())
+        assert gates.forward_passes == 2
+        assert not gates.stream(graphs, 20).forward(z).requires_grad
+
+
+def moments(values: Tensor) -> tuple[int, Tensor, Tensor]:
+    return len(values), *torch.std_mean(values, dim=0, correction=0)
+
+
+@pytest.mark.parametrize("counts", [(5,), (3, 4), (1, 1, 1), (2, 7, 1, 30), (1000, 1)])
+def test_pooled_moments_are_those_of_all_values(counts: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(sum(counts))
+    samples = [
+        torch.randn(count, 4, generator=draw, dtype=torch.float64) * (k + 1) + k for k, count in enumerate(counts)
+    ]
+    count, std, mean = reduce(bottleneck.pooled, map(moments, samples))
+    expected = moments(torch.cat(samples))
+    assert count == expected[0]
+    torch.testing.assert_close((std, mean), expected[1:], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:std_mean")
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_part_without_messages_changes_no_moment(place: int) -> None:
+    samples = [torch.arange(8.0).view(4, 2), torch.ones(3, 2)]
+    samples.insert(place, torch.empty(0, 2))
+    count, std, mean = reduce(bottleneck.pooled, map(moments, samples))
+    expected = moments(torch.cat(samples))
+    assert count == expected[0]
+    torch.testing.assert_close((std, mean), expected[1:])
+
+
+def test_the_bottleneck_of_smaller_passes_starts_from_the_same_statistics() -> None:
+    kind = METHODS["information-bottleneck"]
+    subject = contract_subject(2)
+    built = []
+    for most in (10**6, 15):
+        method: Any = kind(subject=replace(subject, max_edges=most), seed=1)
+        with method.gates() as gates:
+            built.append(method._build(gates.stream(subject.train, most), 7))
+    for whole, split in zip(*built, strict=True):
+        torch.testing.assert_close(dict(whole.state_dict()), dict(split.state_dict()))
+
+
+class Report:
+    """Remembers what was reported."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    def __call__(self, *content: Any) -> None:
+        self.heard.append(content)
+
+    phase = __call__
+
+    def await_count(self, count: int) -> list[tuple[Any, ...]]:
+        """Return what was heard once there is so much."""
+        end = time.monotonic() + HANG
+        while len(self.heard) < count and time.monotonic() < end:
+            time.sleep(0.01)
+        return self.heard
+
+
+def test_a_tracker_yields_everything_and_reports_start_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Report()
+    tracker = Tracker(report)
+    clock = iter(range(100))
+    monkeypatch.setattr("attribench.progress.time.monotonic", lambda: next(clock))
+    tracker.prefix = "toy: "
+    assert list(tracker(range(3), "steps")) == [0, 1, 2]
+    tracker.end()
+    assert report.heard == [("toy: steps", k, 3) for k in (0, 0, 1, 2)] + [("", 0, None)]
+
+
+def test_a_tracker_reports_seldom_and_knows_the_total_of_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Report()
+    monkeypatch.setattr("attribench.progress.time.monotonic", lambda: 0.0)
+    assert list(Tracker(report)(["a", "b"], "letters")) == ["a", "b"]
+    assert list(Tracker(report)(iter("ab"), "letters")) == ["a", "b"]
+    assert list(Tracker(report)(iter("ab"), "letters", 2)) == ["a", "b"]
+    assert report.heard == [("letters", 0, 2), ("letters", 0, None), ("letters", 0, 2)]
+
+
+def test_progress_draws_the_run_and_what_each_process_does() -> None:
+    file = io.StringIO()
+    with Progress(Console(file=file, force_terminal=True, width=100)) as progress:
+        progress.overall("toy", 1, 4)
+        progress.phase(7, "fitting [graphmask]", 3, 10)
+        progress.phase(8, "probing", 0, None)
+        progress.phase(9, "", 0, None)  # of a process that did nothing
+        progress._bars.refresh()
+        assert all(text in file.getvalue() for text in ("toy", "1/4", "fitting [graphmask]", "3/10", "probing"))
+        progress.phase(7, "", 0, None)
+        progress.phase(8, "", 0, None)
+        assert len(progress._bars.tasks) == 1
+        progress.overall("toy", 2, 4)
+        assert len(progress._bars.tasks) == 1
+
+
+def test_progress_is_silent_where_there_is_no_terminal() -> None:
+    file = io.StringIO()
+    with Progress(Console(file=file)) as progress:
+        progress.overall("toy", 1, 4)
+        progress.phase(7, "fitting", 3, 10)
+    assert file.getvalue().strip() == ""
+
+
+def test_a_workers_progress_and_messages_reach_the_parent(caplog: pytest.LogCaptureFixture) -> None:
+    report = Report()
+    with workers._Listening(cast(Progress, report)) as (address, key):
+        with pytest.raises(AuthenticationError):
+            Client(address, authkey=b"another")
+        speaking = workers._Speaking(address, key)
+        speaking.phase("fitting", 1, 3)
+        record = logging.LogRecord("attribench.x", logging.WARNING, __file__, 1, "%s is %d", ("x", 3), None)
+        speaking.emit(record)
+        speaking.phase("fitting", 2, None)
+        heard = report.await_count(2)
+        assert [content[1:] for content in heard] == [("fitting", 1, 3), ("fitting", 2, None)]
+        assert caplog.record_tuples == [("attribench.x", logging.WARNING, "x is 3")]
+        garbled = Client(address, authkey=key)
+        garbled.send_bytes(b"{")
+        speaking.phase("probing", 0, 1)
+        speaking._connection.close()
+        assert ("probing", 0, 1) in [content[1:] for content in report.await_count(5)]
+        assert len(report.await_count(5)) == 5  # both that end are said to do nothing any more
+        speaking.phase("to nobody", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(3, "exit code 3"), (-9, "signal 9 (SIGKILL)"), (-11, "signal 11 (SIGSEGV)"), (-99, "exit code -99")],
+)
+def test_how_a_process_ended(code: int, text: str) -> None:
+    assert workers._exit(code) == text
+
+
+class Tiny(Task):
+    """A task without training."""
+
+    name = "tiny"
+
+    def build(self, seeds: TaskSeeds, workshop: Workshop) -> Problem:
+        return make_problem(12)
+
+
+class Counted(Probe):
+    """A method that counts its fits."""
+
+    name = "counted"
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Runner]:
+    """Return how to make a runner of a tiny task."""
+    for registry, plugin in ((METHODS, Counted), (TASKS, Tiny)):
+        list(registry)
+        monkeypatch.setattr(registry, "_entries", {**registry._entries, plugin.name: plugin})
+    monkeypatch.setattr(Counted, "limits", [])
+
+    def make(overwrite: str = "failed", **options: Any) -> Runner:
+        small = plan("counted", 1, tasks=["tiny"], randomised_graphs=0, **options)
+        return Runner(small, CellStore(tmp_path / "r"), ModelCache(tmp_path / "c"), overwrite)
+
+    return make
+
+
+def pieces_of(runner: Runner) -> list[Item]:
+    return [*runner.plan.grounds(), *runner.plan.cells()]
+
+
+def test_a_piece_is_done_once_and_read_back(tiny: Callable[..., Runner]) -> None:
+    runner = tiny()
+    grounds, cell = pieces_of(runner)
+    assert not any(map(runner.finished, pieces_of(runner)))
+    for _ in range(2):
+        assert all(map(runner.perform, pieces_of(runner)))
+    assert len(Counted.limits) == 1
+    other = tiny()
+    assert all(map(other.finished, pieces_of(other)))
+    loaded = other.load(cast(Cell, cell))
+    assert (loaded.record["status"], len(loaded.rows)) == ("ok", 2)
+    stored = other.load_grounds(cast(Grounds, grounds))
+    assert stored is not None
+    assert [row.method for row in stored.rows] == ["keep-all", "drop-all"]
+
+
+def test_a_piece_that_another_process_does_is_left_to_it(tiny: Callable[..., Runner]) -> None:
+    runner = tiny()
+    for item in pieces_of(runner):
+        with tiny().store.lock(runner.key(item)):
+            assert not runner.perform(item, wait=False)
+    assert Counted.limits == []
+
+
+@pytest.mark.parametrize("overwrite", ["failed", "never", "always"])
+@pytest.mark.parametrize("status", ["ok", "skipped", "infeasible", "failed", "timeout", "out-of-memory"])
+def test_which_records_are_kept(tiny: Callable[..., Runner], overwrite: str, status: str) -> None:
+    runner = tiny(overwrite)
+    cell = cast(Cell, pieces_of(runner)[1])
+    if status == "ok":
+        runner.perform(cell)
+    else:
+        runner.end(cell, status, "a reason", "a log")
+        assert (runner.load(cell).record["status"], runner.load(cell).record["reason"]) == (status, "a reason")
+        assert (runner.store.cells / runner.key(cell) / "log.txt").read_text() == "a log"
+    Counted.limits.clear()
+    kept = overwrite == "never" or (overwrite == "failed" and status in ("ok", "skipped", "infeasible"))
+    assert runner.finished(cell) == kept
+    runner.perform(cell)
+    assert len(Counted.limits) == (0 if kept else 1)
+    assert runner.load(cell).record["status"] == (status if kept else "ok")
+
+
+def test_fewer_edges_after_a_kill_are_not_part_of_the_key_and_are_said(tiny: Callable[..., Runner]) -> None:
+    runner = tiny(max_edges=400)
+    cell = cast(Cell, pieces_of(runner)[1])
+    runner.perform(cell, 25)
+    assert Counted.limits == [25]
+    assert runner.load(cell).record["costs"]["max_edges"] == 25
+    assert runner.finished(cell)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_scoring_that_runs_out_of_memory_is_tried_again_in_smaller_passes(
+    tiny: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    limits: list[int] = []
+
+    class Starved(Judge):
+        def __enter__(self) -> Judge:
+            limits.append(self.max_edges)
+            if self.max_edges > 60:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().__enter__()
+
+    monkeypatch.setattr(runner_module, "Judge", Starved)
+    runner = tiny(max_edges=400)
+    item = pieces_of(runner)[number]
+    runner.perform(item)
+    assert limits == [400, 100, 25]
+    assert runner.finished(item)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no data"), SystemExit(3), MemoryError("no room")])
+def test_a_problem_that_cannot_be_built_is_stored_with_its_reason(
+    tiny: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Tiny, "build", fail)
+    runner = tiny()
+    grounds, cell = pieces_of(runner)
+    runner.perform(grounds)
+    stored = runner.load_grounds(cast(Grounds, grounds))
+    assert stored is not None
+    assert (stored.status, stored.reason) == (status_of(error), first_line(error))
+    assert "in fail" in stored.log
+    runner.perform(cell)
+    assert runner.load(cast(Cell, cell)).record["reason"] == first_line(error)
+
+
+def test_a_folder_that_cannot_be_written_ends_the_run(tiny: Callable[..., Runner], tmp_path: Path) -> None:
+    runner = tiny()
+    (tmp_path / "r").write_text("not a folder")
+    for item in pieces_of(runner):
+        with pytest.raises(StorageError, match="expected a writable folder"):
+            runner.perform(item)
+
+
+def test_a_process_that_was_killed_is_tried_again_with_fewer_edges(tiny: Callable[..., Runner]) -> None:
+    runner = tiny(max_edges=400)
+    crew = Workers(runner, 2, None, "failed")
+    cell = pieces_of(runner)[1]
+    expired = ProcessExpired("gone", code=-signal.SIGKILL)
+    limits = []
+    for again in (True, True, True, False):
+        limits.append(crew._limit(cell))
+        future: Future[bool] = Future()
+        future.set_exception(expired)
+        assert crew._again(cell, future) == again
+    assert limits == [400, 100, 25, 6]
+    record = runner.load(cast(Cell, cell)).record
+    assert (record["status"], record["reason"]) == (
+        "out-of-memory",
+        "its process was killed 4 times, most likely for memory; the last time with at most 6 edges a pass",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (TimeoutError(), "timeout", "took more than 2.5 s (--cell-timeout)"),
+        (ProcessExpired("gone", code=-11), "failed", "its process ended with signal 11 (SIGSEGV)"),
+        (ProcessExpired("gone", code=3), "failed", "its process ended with exit code 3"),
+        (TypeError("cannot be sent"), "failed", "TypeError: cannot be sent"),
+        (SystemExit(3), "failed", "SystemExit: 3"),
+    ],
+)
+def test_what_a_worker_could_not_record_is_recorded_with_what_it_printed(
+    tiny: Callable[..., Runner], error: BaseException, status: str, reason: str
+) -> None:
+    runner = tiny()
+    cell = cast(Cell, pieces_of(runner)[1])
+    printed = workers._output(runner, cell, os.getpid())
+    printed.write_text("x" * workers.MAX_OUTPUT + "the end")
+    future: Future[bool] = Future()
+    future.set_exception(error)
+    assert not Workers(runner, 2, 2.5, "failed")._again(cell, future)
+    record = runner.load(cell).record
+    assert (record["status"], record["reason"]) == (status, reason)
+    log = (runner.store.cells / runner.key(cell) / "log.txt").read_text()
+    assert log.endswith("xthe end")
+    assert len(log) == workers.MAX_OUTPUT
+    assert not printed.exists()
+
+
+def test_a_full_folder_in_a_worker_ends_the_run(tiny: Callable[..., Runner]) -> None:
+    runner = tiny()
+    future: Future[bool] = Future()
+    future.set_exception(StorageError("no room"))
+    with pytest.raises(StorageError, match="no room"):
+        Workers(runner, 2, None, "failed")._again(pieces_of(runner)[1], future)
+    assert not (runner.store.cells / runner.key(pieces_of(runner)[1])).exists()
+
+
+def test_drafts_may_vanish_while_old_ones_are_removed(tmp_path: Path) -> None:
+    """As when another process writes to the folder."""
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            write_json(tmp_path / "cells" / "x" / "record.json", {})
+
+    old = tmp_path / "cells" / ".draft-old"
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(500):
+            remove_old_drafts(tmp_path)
+    finally:
+        stop.set()
+        writer.join()
+    assert not old.exists()
+    assert json.loads((tmp_path / "cells" / "x" / "record.json").read_text()) == {}
