@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
@@ -19,6 +21,14 @@ def context() -> BaseContext:
 
 
 def warm_up() -> None:
-    """Start the server, so that it imports while this process does."""
-    if context().get_start_method() == "forkserver":
+    """Start the server, so that it imports while this process does. Ctrl-C is not for it, also while it imports."""
+    if context().get_start_method() != "forkserver":
+        return
+    if threading.current_thread() is not threading.main_thread():
         forkserver.ensure_running()
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, handler)

@@ -32,7 +32,7 @@ from pebble import ProcessExpired, ProcessPool
 from .errors import StorageError
 from .execution import ATTEMPTS, FAULTS, SMALLER, first_line
 from .plan import Cell, Grounds, Item, Plan
-from .processes import context
+from .processes import context, warm_up
 from .progress import Progress, Tracker
 from .registry import load_plugin
 from .runner import Runner
@@ -182,6 +182,7 @@ class Workers:
     def _pool(self, address: tuple[Any, bytes]) -> Iterator[ProcessPool]:
         store, cache = self.runner.store.root, self.runner.cache.folder.parent
         arguments = (self.runner.plan, store, cache, self._overwrite, self.timeout, os.getpid(), *address)
+        warm_up()
         pool = ProcessPool(self.jobs, initializer=_start, initargs=arguments, context=context())
         try:
             yield pool
