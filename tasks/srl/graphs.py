@@ -1,0 +1,150 @@
+"""Sentences to graphs: one graph per predicate, its nodes the tokens of its sentence, its edges the dependency arcs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attribench.graphs import GraphBatch, named_keys
+from attribench.seeds import generator
+from attribench.task import Split
+
+from .conll import Sentence
+
+NONE = "O"
+"""The role of tokens that are no argument; class 0."""
+
+UNKNOWN = 0
+"""Of every vocabulary the place for what is not in it."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What has a number, in the order of the numbers.
+
+    Args:
+        words: lower-cased forms that have fixed vectors; 0 is for all others.
+        known: lower-cased forms whose vectors are trained; 0 is for all others.
+        lemmas: of predicates; 0 is for all others.
+        relations: dependency relations; the type of an arc's messages is twice its relation's number, and one more
+            against the arc. 0 is for all others.
+        roles: 0 is "none".
+    """
+
+    words: dict[str, int]
+    known: dict[str, int]
+    lemmas: dict[str, int]
+    relations: dict[str, int]
+    roles: dict[str, int]
+
+    @staticmethod
+    def of(train: Sequence[Sentence], words: Sequence[str], least: int) -> Vocabulary:
+        """Number what occurs in the training sentences at least ``least`` times (relations and roles: at all)."""
+        forms = Counter(form.lower() for sentence in train for form in sentence.form)
+        lemmas = Counter(sentence.lemma[i].lower() for sentence in train for i in sentence.predicates)
+        relations = Counter(relation for sentence in train for relation in tree(sentence)[1])
+        roles = Counter(role for sentence in train for roles in sentence.roles for role in roles if role != "_")
+        return Vocabulary(
+            {word: i for i, word in enumerate(words, start=1)},
+            _numbered(forms, least),
+            _numbered(lemmas, least),
+            _numbered(relations, 1),
+            _numbered(roles, 1),
+        )
+
+    def edge_types(self) -> tuple[str, ...]:
+        """Return the names of the messages' types."""
+        names = ["?", *self.relations]
+        return tuple(f"{name}{arrow}" for name in names for arrow in (" along", " against"))
+
+    def role_names(self) -> tuple[str, ...]:
+        """Return the names of the roles."""
+        return (NONE, *self.roles)
+
+
+def _numbered(counts: Counter[str], least: int) -> dict[str, int]:
+    frequent = [name for name, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])) if count >= least]
+    return {name: i for i, name in enumerate(frequent, start=1)}
+
+
+def tree(sentence: Sentence) -> tuple[list[int], list[str]]:
+    """Return heads (from 1, 0 at a root) and relations: the predicted ones where the file has them, as in the paper."""
+    if sentence.phead is None:
+        return sentence.head, sentence.deprel
+    return sentence.phead, sentence.pdeprel
+
+
+def make_split(sentences: Sequence[Sentence], vocabulary: Vocabulary, name: str, shuffle_heads: bool = False) -> Split:
+    """Return a graph for every predicate, in the order of the sentences.
+
+    Nodes carry ``word``, ``known``, ``flag`` (1 at the predicate); edges ``edge_type`` and ``direction`` (0 along the
+    arc, from head to dependent; 1 against it); graphs ``lemma``, ``position`` (of the predicate) and ``sentence``.
+    Labels are the roles ``(N,)``.
+
+    Args:
+        sentences: to make graphs of.
+        vocabulary: numbers.
+        name: of the split, for the graphs' keys.
+        shuffle_heads: give every token the head of another token of its sentence, drawn at random.
+    """
+    one_each = _sentence_batch(sentences, vocabulary, shuffle_heads)
+    owner = [i for i, sentence in enumerate(sentences) for _ in sentence.predicates]
+    position = [p for sentence in sentences for p in sentence.predicates]
+    lemma = [vocabulary.lemmas.get(s.lemma[p].lower(), UNKNOWN) for s in sentences for p in s.predicates]
+    roles = [vocabulary.roles.get(role, UNKNOWN) for s in sentences for column in s.roles for role in column]
+    chosen = torch.tensor(owner, dtype=torch.long)
+    graphs = one_each.select(chosen)
+    where = torch.tensor(position, dtype=torch.long)
+    flag = torch.zeros(graphs.num_nodes, dtype=torch.long)
+    flag[graphs.node_ptr[:-1] + where] = 1
+    graphs = replace(
+        graphs,
+        graph_key=named_keys(graphs.num_graphs, name),
+        node={**graphs.node, "flag": flag},
+        graph={"lemma": torch.tensor(lemma, dtype=torch.long), "position": where, "sentence": chosen},
+    )
+    return Split(graphs, torch.tensor(roles, dtype=torch.long))
+
+
+def _sentence_batch(sentences: Sequence[Sentence], vocabulary: Vocabulary, shuffle_heads: bool) -> GraphBatch:
+    """Return one graph per sentence."""
+    words, known = (
+        torch.tensor([numbers.get(form.lower(), UNKNOWN) for s in sentences for form in s.form], dtype=torch.long)
+        for numbers in (vocabulary.words, vocabulary.known)
+    )
+    trees = [tree(sentence) for sentence in sentences]
+    types = torch.tensor([vocabulary.relations.get(r, UNKNOWN) for _, relations in trees for r in relations])
+    heads = torch.tensor([head for heads, _ in trees for head in heads], dtype=torch.long)
+    sizes = torch.tensor([0, *(len(s.form) for s in sentences)])
+    node_ptr = sizes.cumsum(0)
+    owner = torch.repeat_interleave(torch.arange(len(sentences)), sizes[1:])
+    if shuffle_heads:
+        heads, types = _shuffled(heads, types, owner)
+    dependent = (heads > 0).nonzero()[:, 0]
+    head = node_ptr[owner[dependent]] + heads[dependent] - 1
+    along, against = torch.stack([head, dependent]), torch.stack([dependent, head])
+    # both messages of an arc stand together, so that each sentence's edges are contiguous
+    edge_index = torch.stack([along, against], dim=2).flatten(1)
+    direction = torch.arange(2).repeat(len(dependent))
+    counts = torch.bincount(owner[dependent], minlength=len(sentences)) * 2
+    edge_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return GraphBatch(
+        edge_index=edge_index,
+        node_ptr=node_ptr,
+        edge_ptr=edge_ptr,
+        graph_key=torch.arange(len(sentences)),
+        edge_key=torch.arange(edge_index.shape[1]) - edge_ptr[:-1].repeat_interleave(counts),
+        node={"word": words, "known": known},
+        edge={"edge_type": 2 * types[dependent].repeat_interleave(2) + direction, "direction": direction},
+    )
+
+
+def _shuffled(heads: Tensor, types: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """Deal the heads of each sentence, with their relations, out to its tokens anew."""
+    draw = torch.rand(len(heads), generator=generator("shuffled heads"), dtype=torch.float64)
+    order = (owner + draw).argsort()
+    return heads[order], types[order]

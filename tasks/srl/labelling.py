@@ -1,0 +1,278 @@
+"""Semantic role labelling (Section 6 of the GraphMask paper): `srl-gnn` and `srl-lstm`.
+
+**The data** are UDS-EWT: the sentences, trees, predicates and arguments of Universal Decompositional Semantics 2.0 on
+the English Web Treebank, in CoNLL-2009 columns (licences: ``tasks/srl/data/NOTICE``). They are *not* PropBank. UDS
+finds arguments by rules over the tree, and the role labels here are derived by rules from relation, voice and tree
+(``tasks/srl/roles.py``): so they are partly circular, a model that reads the tree can be nearly perfect, and the path
+between predicate and argument is a plausible reference for an explanation, not a proof of faithfulness. There is no
+gold mask. The trees are gold trees, where the paper's are predicted. ``--data-dir`` reads the licensed original
+(CoNLL-2009 English), with its predicted trees where the file has them.
+
+**The models** are Marcheggiani & Titov's (EMNLP 2017): `srl-gnn` has two syntactic GCN layers and no BiLSTM,
+`srl-lstm` a BiLSTM and one layer. One graph is one predicate in its sentence, one prediction all its roles; the
+metric is labelled argument F1 (micro, without "O"). ``edges=none`` trains a model of the same size that receives no
+message, which is the fair evidence that the tree matters; ``edges=shuffled`` deals out the heads anew; two lookup
+tables are among the figures of every model. Methods explain a seeded subset of the predicates, 500 of validation and
+of test, and fit on all of train.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from attribench.errors import UserError
+from attribench.method import config, untracked
+from attribench.output import NodeClassification
+from attribench.registry import TASKS
+from attribench.seeds import generator
+from attribench.task import Problem, Split, Task, TaskSeeds, Workshop
+
+from .conll import Sentence, read_conll
+from .glove import load_vectors
+from .graphs import Vocabulary, make_split, tree
+from .model import RoleLabeller
+
+DATA = Path(__file__).parent / "data"
+LEAST = 2
+"""How often a word or lemma has to occur to have a number of its own."""
+
+MAX_NORM = 5.0
+"""Gradients are clipped to this norm."""
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "default": {"width": 128, "trained": 50, "flag": 16, "dropout": 0.25, "predicates": 0, "recurrent": 1},
+    "quick": {"width": 64, "trained": 25, "flag": 8, "dropout": 0.1, "predicates": 5000, "recurrent": 1},
+    "paper": {"width": 512, "trained": 100, "flag": 16, "dropout": 0.25, "predicates": 0, "recurrent": 4},
+}
+"""Sizes. ``paper``: Marcheggiani & Titov's for English (Table 1 of their paper)."""
+
+
+@config
+class SRLConfig:
+    """Options of both tasks; under the name ``srl`` they are set for both."""
+
+    profile: Literal["default", "quick", "paper"] = Field("default", description="sizes of model and training set")
+    data_dir: str = Field("", description="folder of CoNLL-2009 files; the bundled UDS-EWT where empty")
+    train_file: str = Field("train.conll09.gz", description="name of the training file in the folder")
+    validation_file: str = Field("dev.conll09.gz", description="name of the development file")
+    test_file: str = Field("test.conll09.gz", description="name of the test file")
+    vectors_file: str = Field("", description="GloVe text file in the folder; the bundled vectors where empty")
+    explained: int = Field(500, ge=1, description="predicates of validation and of test that are explained, at random")
+    predicates: int | None = Field(None, ge=0, description="training predicates, at random; 0: all")
+    epochs: int | None = Field(None, ge=1, description="None: 6 without the BiLSTM, 4 with it")
+    width: int | None = Field(None, ge=2, multiple_of=2, description="of the states; None: the profile's")
+    learning_rate: float = Field(2e-3, gt=0, description="Adam")
+    batch_tokens: int = Field(1500, ge=1, description="tokens of one training step")
+    edges: Literal["tree", "none", "shuffled"] = Field(
+        "tree", description="none: a model of the same size that receives no message; shuffled: heads dealt out anew"
+    )
+
+
+@cache
+def load(path: Path, checksum: str) -> list[Sentence]:
+    """Read a file once per process; the checksum stands for its content."""
+    return read_conll(path)
+
+
+@cache
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        UserError: when it is not there.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"expected a file of the data; {path}: {error.strerror}: check --data-dir") from error
+
+
+class SemanticRoles(Task):
+    """What both tasks share: everything but the model's depth."""
+
+    Config = SRLConfig
+    family = "srl"
+    quick = {"profile": "quick", "predicates": 200, "explained": 20, "epochs": 1, "width": 16}
+    recurrent: ClassVar[bool]
+    layers: ClassVar[int]
+    config: SRLConfig
+
+    def sources(self) -> dict[str, str]:
+        """Return the checksums of the data and the vectors."""
+        return {name: checksum(path) for name, path in self._files.items()}
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        settings = self.config
+        folder = Path(settings.data_dir) if settings.data_dir else DATA
+        names = {"train": settings.train_file, "validation": settings.validation_file, "test": settings.test_file}
+        files = {split: folder / name for split, name in names.items()}
+        return {**files, "vectors": folder / settings.vectors_file if settings.vectors_file else DATA / "glove.npz"}
+
+    def _profile(self, name: str) -> Any:
+        """Return a setting, or the profile's where it was not set."""
+        given = getattr(self.config, name, None)
+        return PROFILES[self.config.profile][name] if given is None else given
+
+    def build(self, seeds: TaskSeeds, workshop: Workshop) -> Problem:
+        """Read the data, train the labeller, and choose the predicates that are explained."""
+        settings, files = self.config, self._files
+        sentences = {name: load(files[name], checksum(files[name])) for name in ("train", "validation", "test")}
+        words, vectors = load_vectors(files["vectors"])
+        vocabulary = Vocabulary.of(sentences["train"], words, LEAST)
+        shuffled = settings.edges == "shuffled"
+        whole = {name: make_split(found, vocabulary, name, shuffled) for name, found in sentences.items()}
+        train = _sample(whole["train"], self._profile("predicates"), "train", seeds.data_seed)
+        train, validation, test = (split.to(workshop.device) for split in (train, whole["validation"], whole["test"]))
+        model = self._model(vocabulary, torch.from_numpy(vectors).float()).to(workshop.device)
+        figures = workshop.cached(
+            model, lambda: self._train(model, train, validation, seeds.model_seed, workshop.track)
+        )
+        with torch.no_grad():
+            figures |= {"validation": f1(model, validation), "test": f1(model, test)}
+        figures |= lookups(sentences["train"], sentences["test"])
+        splits = {
+            "train": train,
+            "validation": _sample(validation, settings.explained, "validation", seeds.data_seed),
+            "test": _sample(test, settings.explained, "test", seeds.data_seed),
+        }
+        return Problem(model, NodeClassification(), splits, vocabulary.edge_types(), figures)
+
+    def _model(self, vocabulary: Vocabulary, vectors: Tensor) -> RoleLabeller:
+        return RoleLabeller(
+            torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors]),
+            len(vocabulary.known) + 1,
+            len(vocabulary.edge_types()),
+            len(vocabulary.lemmas) + 1,
+            len(vocabulary.role_names()),
+            width=self._profile("width"),
+            trained=self._profile("trained"),
+            flag=self._profile("flag"),
+            recurrent=self._profile("recurrent") if self.recurrent else 0,
+            layers=self.layers,
+            dropout=self._profile("dropout"),
+            connected=self.config.edges != "none",
+        )
+
+    def _train(
+        self, model: RoleLabeller, train: Split, validation: Split, seed: int, track: Any = untracked
+    ) -> dict[str, float]:
+        """Train for a fixed number of epochs; keep the weights of the one with the best F1 on validation."""
+        epochs = self.config.epochs or (4 if self.recurrent else 6)
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.config.learning_rate)
+        draw = generator("srl training", seed)
+        best, weights, kept = -1.0, model.state_dict(), 0
+        batches = [bucketed(train.graphs.num_nodes_per_graph, self.config.batch_tokens, draw) for _ in range(epochs)]
+        steps = iter(track(range(sum(map(len, batches))), "training the labeller"))
+        for epoch, order in enumerate(batches):
+            model.train()
+            for index, _ in zip(order, steps):  # noqa: B905 - the steps are those of all epochs
+                part = train.select(index.to(train.graphs.device))
+                optimizer.zero_grad()
+                F.cross_entropy(model(part.graphs), part.labels).backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+                optimizer.step()
+            reached = f1(model, validation)
+            if reached > best:
+                best, kept = reached, epoch + 1
+                weights = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(weights)
+        model.eval()
+        return {"epochs": float(epochs), "best_epoch": float(kept)}
+
+
+@TASKS.register
+class GNNRoles(SemanticRoles):
+    """Semantic roles on UDS-EWT from two syntactic GCN layers (Marcheggiani & Titov 2017, without the BiLSTM)."""
+
+    name = "srl-gnn"
+    recurrent = False
+    layers = 2
+
+
+@TASKS.register
+class RecurrentRoles(SemanticRoles):
+    """Semantic roles on UDS-EWT from a BiLSTM and one syntactic GCN layer (Marcheggiani & Titov 2017)."""
+
+    name = "srl-lstm"
+    recurrent = True
+    layers = 1
+
+
+@torch.no_grad()
+def f1(model: RoleLabeller, split: Split, max_edges: int = 50_000) -> float:
+    """Return the labelled argument F1 (micro, without "O") over all predicates of a split."""
+    model.eval()
+    predicted = torch.cat([model(part.batch).argmax(-1) for part in split.graphs.parts(max_edges)])
+    right = int(((predicted == split.labels) & (split.labels > 0)).sum())
+    return 2 * right / max(1, int((predicted > 0).sum()) + int((split.labels > 0).sum()))
+
+
+def bucketed(sizes: Tensor, batch_tokens: int, draw: torch.Generator) -> list[Tensor]:
+    """Return batches of graphs of like size with about ``batch_tokens`` tokens each, in random order."""
+    sizes = sizes.cpu()
+    order = (sizes + torch.rand(len(sizes), generator=draw)).argsort()
+    number = (sizes[order].cumsum(0) - 1) // batch_tokens
+    batches = list(order.split(torch.bincount(number).tolist()))
+    batches = [batch for batch in batches if len(batch)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=draw).tolist()]
+
+
+def _sample(split: Split, count: int, name: str, seed: int) -> Split:
+    """Return ``count`` graphs at random, in their order; all where ``count`` is 0 or there are no more."""
+    if not count or count >= split.graphs.num_graphs:
+        return split
+    draw = generator("srl sample", name, seed)
+    index = torch.randperm(split.graphs.num_graphs, generator=draw)[:count].sort().values
+    return split.select(index.to(split.graphs.device))
+
+
+def lookups(train: Sequence[Sentence], test: Sequence[Sentence]) -> dict[str, float]:
+    """Return the F1 on test of two tables made from the training sentences, which know no tree or only one arc of it.
+
+    A table gives every token the most frequent role of training tokens with the same offset from the predicate and the
+    same tag, or with the same relation to it (that of the arc between the two, and its direction).
+    """
+    figures = {}
+    for name, describe in (("lookup_offset_and_tag", _offset_and_tag), ("lookup_relation", _relation)):
+        counts: dict[Any, Counter[str]] = defaultdict(Counter)
+        for what, role in _described(train, describe):
+            counts[what][role] += 1
+        table = {what: found.most_common(1)[0][0] for what, found in counts.items()}
+        right = predicted = there = 0
+        for what, role in _described(test, describe):
+            guess = table.get(what, "_")
+            right += guess == role != "_"
+            predicted += guess != "_"
+            there += role != "_"
+        figures[name] = 2 * right / max(1, predicted + there)
+    return figures
+
+
+def _described(sentences: Sequence[Sentence], describe: Any) -> Any:
+    for sentence in sentences:
+        for predicate, roles in zip(sentence.predicates, sentence.roles, strict=True):
+            for token, role in enumerate(roles):
+                yield describe(sentence, token, predicate), role
+
+
+def _offset_and_tag(sentence: Sentence, token: int, predicate: int) -> tuple[int, str]:
+    return token - predicate, sentence.pos[token]
+
+
+def _relation(sentence: Sentence, token: int, predicate: int) -> tuple[str, str]:
+    heads, relations = tree(sentence)
+    if heads[token] == predicate + 1:
+        return "along", relations[token]
+    return ("against", relations[predicate]) if heads[predicate] == token + 1 else ("far", "")

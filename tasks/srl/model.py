@@ -1,0 +1,178 @@
+"""The role labeller of Marcheggiani & Titov (EMNLP 2017): embeddings, maybe a BiLSTM, syntactic GCN layers, a scorer.
+
+A message along or against a dependency arc from u to v is g (V_dir h_u + b_label), with V by direction, b by relation
+and direction, and a scalar gate g = sigmoid(w_dir . h_u + c_label). What a token says to itself is no message: it is a
+term of the layer, and no method can close it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch_geometric.nn import MessagePassing
+from torch_geometric.utils import to_dense_batch
+
+from attribench.graphs import GraphBatch
+from attribench.model import GraphModel
+
+DIRECTIONS = 2
+"""Along the arc (from head to dependent) and against it."""
+
+
+class ArcGate(nn.Module):
+    """sigmoid(w_dir . h_u + c_label), one scalar per message."""
+
+    def __init__(self, width: int, num_types: int) -> None:
+        super().__init__()
+        self.weight = nn.Linear(width, DIRECTIONS, bias=False)
+        self.bias = nn.Embedding(num_types, 1)
+        nn.init.zeros_(self.bias.weight)
+
+    def forward(self, x_j: Tensor, edge_type: Tensor, direction: Tensor) -> Tensor:
+        """Return gates ``(E, 1)``."""
+        logits: Tensor = self.weight(x_j).gather(1, direction[:, None]) + self.bias(edge_type)
+        return logits.sigmoid()
+
+
+class SyntacticConv(MessagePassing):
+    """One syntactic GCN layer: h_v' = ReLU(W h_v + c + sum of gated messages).
+
+    Args:
+        width: of the states before and after.
+        num_types: number of relations times directions.
+        connected: False for a layer of the same size that adds nothing of its neighbours.
+    """
+
+    def __init__(self, width: int, num_types: int, connected: bool = True) -> None:
+        super().__init__(aggr="sum")
+        self.own = nn.Linear(width, width)
+        self.weight = nn.Linear(width, DIRECTIONS * width, bias=False)
+        self.bias = nn.Embedding(num_types, width)
+        self.gate = ArcGate(width, num_types)
+        self.connected = connected
+        nn.init.zeros_(self.bias.weight)
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_type: Tensor, direction: Tensor) -> Tensor:
+        """Return the new states ``(N, D)``."""
+        by_direction = self.weight(x).view(-1, DIRECTIONS * x.shape[1])
+        received: Tensor = self.propagate(
+            edge_index, x=x, by_direction=by_direction, edge_type=edge_type, direction=direction
+        )
+        out: Tensor = self.own(x) + (received if self.connected else 0 * received)
+        return out.relu()
+
+    def message(self, x_j: Tensor, by_direction_j: Tensor, edge_type: Tensor, direction: Tensor) -> Tensor:
+        """Return gated messages ``(E, D)``."""
+        both = by_direction_j.view(len(direction), DIRECTIONS, x_j.shape[1])
+        own = both[torch.arange(len(direction), device=direction.device), direction]
+        gate: Tensor = self.gate(x_j, edge_type, direction)
+        message: Tensor = gate * (own + self.bias(edge_type))
+        return message
+
+
+class RoleScorer(nn.Module):
+    """Logits (h_i, h_p) . ReLU(U [q_lemma, q_role]) of every role for token i and predicate p.
+
+    Args:
+        width: of the states.
+        num_lemmas, num_roles: sizes of the vocabularies.
+        embedding: width of q.
+    """
+
+    def __init__(self, width: int, num_lemmas: int, num_roles: int, embedding: int = 64) -> None:
+        super().__init__()
+        self.lemma = nn.Embedding(num_lemmas, embedding)
+        self.role = nn.Embedding(num_roles, embedding)
+        self.mix = nn.Linear(2 * embedding, 2 * width)
+
+    def forward(self, state: Tensor, graphs: GraphBatch) -> Tensor:
+        """Return logits ``(N, R)`` from states ``(N, D)``."""
+        count, num_roles = graphs.num_graphs, self.role.num_embeddings
+        lemma = self.lemma(graphs["lemma"])[:, None].expand(-1, num_roles, -1)
+        role = self.role.weight.expand(count, -1, -1)
+        weight = self.mix(torch.cat([lemma, role], dim=-1)).relu()  # (G, R, 2 D)
+        of_token, of_predicate = weight.chunk(2, dim=-1)
+        predicate = state[graphs.node_ptr[:-1] + graphs["position"]]
+        shared = (of_predicate @ predicate[:, :, None])[:, :, 0]  # (G, R)
+        tokens, mask = to_dense_batch(state, graphs.batch, batch_size=count)
+        logits: Tensor = (tokens @ of_token.transpose(1, 2) + shared[:, None])[mask]
+        return logits
+
+
+class RoleLabeller(GraphModel):
+    """Role logits ``(N, R)`` of every token, for one predicate in its sentence a graph.
+
+    Reads ``word``, ``known`` and ``flag`` of the nodes, ``edge_type`` and ``direction`` of the edges, ``lemma`` and
+    ``position`` of the graphs.
+
+    Args:
+        vectors: ``(V, F)``, fixed word vectors, the first of words that have none.
+        num_known: words with vectors that are trained, the first for all others.
+        num_types, num_lemmas, num_roles: sizes of the vocabularies.
+        width: D.
+        trained: width of the trained word vectors.
+        flag: width of the predicate flag's vectors.
+        recurrent: layers of the BiLSTM; 0 for none.
+        layers: GCN layers.
+        dropout: share of the inputs of every part that is dropped in training.
+        connected: see :class:`SyntacticConv`.
+    """
+
+    def __init__(
+        self,
+        vectors: Tensor,
+        num_known: int,
+        num_types: int,
+        num_lemmas: int,
+        num_roles: int,
+        *,
+        width: int,
+        trained: int,
+        flag: int,
+        recurrent: int,
+        layers: int,
+        dropout: float,
+        connected: bool = True,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("vectors", vectors)
+        self.known = nn.Embedding(num_known, trained)
+        self.flag = nn.Embedding(2, flag)
+        inputs = vectors.shape[1] + trained + flag
+        self.dropout = nn.Dropout(dropout)
+        self.lstm: nn.LSTM | None = None
+        if recurrent:
+            self.lstm = nn.LSTM(inputs, width // 2, recurrent, bidirectional=True, batch_first=True)
+        else:
+            self.initial = nn.Linear(inputs, width)
+        self.layers = nn.ModuleList(SyntacticConv(width, num_types, connected) for _ in range(layers))
+        self.scorer = RoleScorer(width, num_lemmas, num_roles)
+
+    def encode(self, graphs: GraphBatch) -> Tensor:
+        """Return the tokens' states before the first message ``(N, D)``."""
+        words = self.get_buffer("vectors")[graphs["word"]]
+        x = self.dropout(torch.cat([words, self.known(graphs["known"]), self.flag(graphs["flag"])], dim=-1))
+        if self.lstm is None:
+            first: Tensor = self.initial(x).relu()
+            return first
+        padded, mask = to_dense_batch(x, graphs.batch, batch_size=graphs.num_graphs)
+        lengths = graphs.num_nodes_per_graph.cpu()
+        packed = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
+        out, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=padded.shape[1])
+        states: Tensor = out[mask]
+        return states
+
+    def decode(self, graphs: GraphBatch, state: Tensor) -> Tensor:
+        """Pass the messages and score the roles ``(N, R)``."""
+        for layer in self.layers:
+            state = layer(self.dropout(state), graphs.edge_index, graphs["edge_type"], graphs["direction"])
+        logits: Tensor = self.scorer(self.dropout(state), graphs)
+        return logits
+
+    def gate_modules(self) -> list[nn.Module]:
+        """Return the layers' gates."""
+        gates: list[Any] = [layer.gate for layer in self.layers]
+        return gates

@@ -1,0 +1,169 @@
+"""Semantic role labelling: graphs from sentences, the model against plain loops, and its training."""
+
+import importlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attribench.gates import Gates
+from attribench.graphs import GraphBatch
+
+conll: Any = importlib.import_module("attribench.tasks.srl.conll")
+graphs_of: Any = importlib.import_module("attribench.tasks.srl.graphs")
+model_of: Any = importlib.import_module("attribench.tasks.srl.model")
+Vocabulary, make_split = graphs_of.Vocabulary, graphs_of.make_split
+RoleLabeller, RoleScorer, SyntacticConv = model_of.RoleLabeller, model_of.RoleScorer, model_of.SyntacticConv
+
+
+def sentence(text: str) -> Any:
+    """Make a sentence from rows of FORM HEAD DEPREL and, for every predicate, a role; predicates have a star."""
+    rows = [line.split() for line in text.strip().splitlines()]
+    form = [row[0].strip("*") for row in rows]
+    predicates = [i for i, row in enumerate(rows) if row[0].endswith("*")]
+    head, deprel = [int(row[1]) for row in rows], [row[2] for row in rows]
+    return conll.Sentence(
+        form=form, lemma=[x.lower() for x in form], plemma=form, pos=[x[0] for x in form], ppos=form, feat=form,
+        pfeat=form, head=head, phead=None, deprel=deprel, pdeprel=deprel, predicates=predicates,
+        pred=[f"{form[i]}.01" for i in predicates],
+        roles=[[row[3 + k] for row in rows] for k in range(len(predicates))],
+    )  # fmt: skip
+
+
+DOGS = sentence("""
+Dogs  2 nsubj A0 _
+chase* 0 root  _  _
+big   4 amod  _  AM
+cats* 2 obj   A1 _
+""")
+SILENCE = sentence("""
+Silence 0 root
+. 1 punct
+""")
+CATS = sentence("""
+Cats  2 nsubj A0
+sleep* 0 root _
+""")
+TRAIN = [DOGS, SILENCE, CATS]
+VOCABULARY = Vocabulary.of(TRAIN, ["cats", "dogs", "unseen"], 1)
+
+
+def test_a_graph_per_predicate() -> None:
+    split = make_split(TRAIN, VOCABULARY, "train")
+    graphs = split.graphs
+    assert (graphs.num_graphs, graphs.num_nodes, graphs.num_edges) == (3, 4 + 4 + 2, 6 + 6 + 2)
+    assert graphs["sentence"].tolist() == [0, 0, 2]
+    assert graphs["position"].tolist() == [1, 3, 1]
+    assert graphs["flag"].nonzero()[:, 0].tolist() == [1, 4 + 3, 8 + 1]
+    assert graphs["word"].tolist() == [2, 0, 0, 1, 2, 0, 0, 1, 1, 0]
+    names = ["O", *VOCABULARY.roles]
+    assert [names[i] for i in split.labels.tolist()] == ["A0", "O", "O", "A1", "O", "O", "AM", "O", "A0", "O"]
+    assert len(set(graphs.graph_key.tolist())) == 3
+
+
+def test_an_arc_is_a_message_each_way() -> None:
+    graphs = make_split([CATS], VOCABULARY, "x").graphs
+    assert graphs.edge_index.tolist() == [[1, 0], [0, 1]]
+    assert graphs["direction"].tolist() == [0, 1]
+    names = VOCABULARY.edge_types()
+    assert [names[i] for i in graphs["edge_type"].tolist()] == ["nsubj along", "nsubj against"]
+
+
+def test_what_was_not_seen_in_training_has_number_0() -> None:
+    other = sentence("Birds 2 strange NEW\nsing* 0 root _")
+    split = make_split([other], VOCABULARY, "x")
+    assert split.graphs["known"].tolist() == [0, 0]
+    assert split.graphs["lemma"].tolist() == [0]
+    assert split.graphs["edge_type"].tolist() == [0, 1]
+    assert split.labels.tolist() == [0, 0]
+
+
+def test_predicted_trees_are_preferred() -> None:
+    predicted = replace(CATS, phead=[0, 1], pdeprel=["root", "obj"])
+    graphs = make_split([predicted], VOCABULARY, "x").graphs
+    assert graphs.edge_index.tolist() == [[0, 1], [1, 0]]
+    assert [VOCABULARY.edge_types()[i] for i in graphs["edge_type"].tolist()] == ["obj along", "obj against"]
+
+
+def test_shuffled_heads_stay_in_their_sentence() -> None:
+    plain, shuffled = (make_split(TRAIN * 20, VOCABULARY, "x", shuffle).graphs for shuffle in (False, True))
+    assert torch.equal(plain.num_edges_per_graph, shuffled.num_edges_per_graph)
+    assert torch.equal(plain["edge_type"].sort().values, shuffled["edge_type"].sort().values)
+    assert not torch.equal(plain.edge_index, shuffled.edge_index)
+    for graphs in (plain, shuffled):
+        assert torch.equal(graphs.batch[graphs.edge_index[0]], graphs.edge_graph)
+        assert torch.equal(graphs.batch[graphs.edge_index[1]], graphs.edge_graph)
+
+
+def labeller(**options: Any) -> Any:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = dict(width=8, trained=3, flag=2, recurrent=0, layers=2, dropout=0.5) | options
+    sizes = (len(VOCABULARY.known) + 1, len(VOCABULARY.edge_types()), len(VOCABULARY.lemmas) + 1, 4)
+    return RoleLabeller(torch.randn(4, 5), *sizes, **settings).double().eval()
+
+
+GRAPHS = make_split(TRAIN, VOCABULARY, "train").graphs.to(torch.float64)
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_layer_is_a_sum_over_gated_arcs_and_itself(connected: bool) -> None:
+    torch.manual_seed(1)
+    layer = SyntacticConv(4, len(VOCABULARY.edge_types()), connected).double()
+    torch.nn.init.normal_(layer.bias.weight)
+    torch.nn.init.normal_(layer.gate.bias.weight)
+    x = torch.randn(GRAPHS.num_nodes, 4, dtype=torch.float64)
+    expected = layer.own(x)
+    for u, v, kind, way in zip(*GRAPHS.edge_index.tolist(), GRAPHS["edge_type"], GRAPHS["direction"], strict=True):
+        gate = torch.sigmoid(layer.gate.weight.weight[way] @ x[u] + layer.gate.bias.weight[kind, 0])
+        message = layer.weight.weight[4 * int(way) : 4 * int(way) + 4] @ x[u] + layer.bias.weight[kind]
+        expected[v] = expected[v] + (gate * message if connected else 0)
+    actual = layer(x, GRAPHS.edge_index, GRAPHS["edge_type"], GRAPHS["direction"])
+    torch.testing.assert_close(actual, expected.relu())
+
+
+def test_a_role_is_scored_for_token_predicate_and_lemma() -> None:
+    torch.manual_seed(2)
+    scorer = RoleScorer(3, len(VOCABULARY.lemmas) + 1, 4, embedding=5).double()
+    state = torch.randn(GRAPHS.num_nodes, 3, dtype=torch.float64)
+    expected = torch.zeros(GRAPHS.num_nodes, 4, dtype=torch.float64)
+    for token, graph in enumerate(GRAPHS.batch.tolist()):
+        predicate = int(GRAPHS.node_ptr[graph] + GRAPHS["position"][graph])
+        for role in range(4):
+            q = torch.cat([scorer.lemma.weight[GRAPHS["lemma"][graph]], scorer.role.weight[role]])
+            expected[token, role] = torch.cat([state[token], state[predicate]]) @ scorer.mix(q).relu()
+    torch.testing.assert_close(scorer(state, GRAPHS), expected)
+
+
+def test_the_recurrent_layer_reads_each_sentence_alone() -> None:
+    model = labeller(recurrent=2, layers=1)
+    together = model.encode(GRAPHS)
+    for g in range(GRAPHS.num_graphs):
+        alone = model.encode(GRAPHS.select(torch.tensor([g])))
+        torch.testing.assert_close(alone, together[GRAPHS.batch == g])
+
+
+def without_edges(graphs: GraphBatch) -> GraphBatch:
+    return graphs.keep_edges(torch.zeros(graphs.num_edges, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("recurrent", [0, 1])
+def test_a_model_without_edges_is_the_same_whatever_the_tree(recurrent: int) -> None:
+    alone, connected = (labeller(connected=connected, recurrent=recurrent) for connected in (False, True))
+    torch.testing.assert_close(alone(GRAPHS), alone(without_edges(GRAPHS)))
+    assert sum(p.numel() for p in alone.parameters()) == sum(p.numel() for p in connected.parameters())
+    assert not torch.allclose(connected(GRAPHS), connected(without_edges(GRAPHS)))
+
+
+@pytest.mark.parametrize("recurrent", [0, 1])
+def test_closed_gates_leave_what_a_token_says_to_itself(recurrent: int) -> None:
+    model = labeller(recurrent=recurrent)
+    with Gates(model) as gates, torch.no_grad():
+        recording = gates.record(GRAPHS)
+        closed = recording.forward(recording.ones() * 0)
+        own: Tensor | None = recording.own_gates
+    torch.testing.assert_close(closed, model(without_edges(GRAPHS)))
+    assert own is not None
+    assert own.shape == (2, GRAPHS.num_edges)
+    assert ((own > 0) & (own < 1)).all()
