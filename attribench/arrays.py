@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import re
 import stat
 import zipfile
 from collections.abc import Mapping
@@ -22,6 +23,11 @@ from .errors import printable
 
 MAX_ARRAYS_BYTES = 2**34
 _MAX_MEMBERS = 100_000
+_MAX_HEADER = 4096
+_HEADER = re.compile(
+    rb"\{'descr': '([<>|=][a-z]\d{1,2})', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:\d{1,18}, ?)*(?:\d{1,18})?)\), \}[ \n]*"
+)
 _KINDS = "biuf"
 """Booleans, integers and floating-point numbers."""
 
@@ -86,24 +92,31 @@ def read_arrays(path: Path, checksum: str | None = None) -> dict[str, np.ndarray
     except DamagedError:
         raise
     except MemoryError as error:
-        raise DamagedError(f"{path}: it does not fit into memory") from error
+        raise DamagedError(f"{path}: there is no room for it") from error
     except Exception as error:  # whatever the libraries raise for bytes that are no such file
         raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 def _read_array(data: bytes, name: str, path: Path) -> np.ndarray:
-    file = io.BytesIO(data)
-    version = npy.read_magic(file)
-    read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
-    if read_header is None:
-        raise DamagedError(f"{path}: {name}: version {version} of the format is not known")
-    shape, fortran, kind = read_header(file)
-    start = file.tell()
-    if kind.kind not in _KINDS or kind.hasobject:
+    start, kind, fortran, shape = _read_header(data, f"{path}: {name}")
+    if kind.kind not in _KINDS:
         raise DamagedError(f"{path}: {name}: expected numbers; got {kind}")
-    if any(size < 0 for size in shape) or math.prod(shape) * kind.itemsize != len(data) - start:
+    if math.prod(shape) * kind.itemsize != len(data) - start:
         raise DamagedError(f"{path}: {name}: its header speaks of {shape} values of {kind}; there are others")
     flat = np.frombuffer(data, kind, offset=start).copy()
     if kind.kind == "b" and flat.size and flat.view(np.uint8).max() > 1:
         raise DamagedError(f"{path}: {name}: expected truth values")
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _read_header(data: bytes, what: str) -> tuple[int, np.dtype[Any], bool, tuple[int, ...]]:
+    """Return where the values start, their type and order, and the shape. Nothing in a header is evaluated."""
+    if data[:6] != npy.MAGIC_PREFIX or tuple(data[6:8]) not in ((1, 0), (2, 0)):
+        raise DamagedError(f"{what}: it is no array of version 1 or 2 of the format")
+    size_ends = 10 if data[6] == 1 else 12
+    start = size_ends + int.from_bytes(data[8:size_ends], "little")
+    found = _HEADER.fullmatch(data[size_ends:start]) if start <= min(len(data), _MAX_HEADER) else None
+    if found is None:
+        raise DamagedError(f"{what}: its header is not one that is written for numbers")
+    shape = tuple(int(size) for size in found[3].decode().replace(",", " ").split())
+    return start, np.dtype(found[1].decode()), found[2] == b"True", shape

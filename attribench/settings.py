@@ -17,7 +17,8 @@ from .errors import UserError
 
 Overrides = dict[str, dict[str, Any]]
 
-MAX_CONFIG_BYTES = 2**20
+MAX_CONFIG_BYTES = 2**17
+MAX_CONFIG_LINE = 4000
 MAX_CONFIG_DEPTH = 5
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
@@ -30,7 +31,10 @@ def read_config(path: Path) -> Overrides:
         UserError: when it cannot be read, is not TOML, or holds something other than tables.
     """
     try:
-        content = tomllib.loads(read_file(path, MAX_CONFIG_BYTES).decode())
+        text = read_file(path, MAX_CONFIG_BYTES).decode()
+        if max(map(len, text.splitlines()), default=0) > MAX_CONFIG_LINE:
+            raise ValueError(f"a line of more than {MAX_CONFIG_LINE} characters")
+        content = tomllib.loads(text)
     except DamagedError as error:
         raise UserError(f"expected a readable configuration file; {error}: check the path") from error
     except (ValueError, RecursionError, MemoryError) as error:
@@ -68,7 +72,8 @@ def parse_overrides(assignments: Sequence[str]) -> Overrides:
 
 def split_names(text: str) -> list[str]:
     """Split at commas outside brackets: ``a,b[x=1,y=2]`` is ``a`` and ``b[x=1,y=2]``."""
-    return [name.strip() for name in re.split(r",(?![^\[]*\])", text) if name.strip()]
+    names = re.findall(r"(?:[^,\[]|\[[^\]]*\]?)+", text)
+    return [name.strip() for name in names if name.strip()]
 
 
 def variant_options(name: str) -> dict[str, str]:

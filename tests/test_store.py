@@ -228,7 +228,7 @@ def test_pickled_attributions_and_models_are_not_loaded(tmp_path: Path, caplog: 
     np.savez(store.cells / KEY / "attributions.npz", **arrays)
     with pytest.raises(DamagedError, match="checksum"):
         store.attributions(KEY, record, CPU)
-    with pytest.raises(DamagedError, match="expected numbers"):
+    with pytest.raises(DamagedError, match="its header is not one that is written for numbers"):
         read_arrays(store.cells / KEY / "attributions.npz")
     cache = ModelCache(tmp_path)
     (cache.folder / "m").mkdir(parents=True)
