@@ -19,6 +19,7 @@ Overrides = dict[str, dict[str, Any]]
 
 MAX_CONFIG_BYTES = 2**17
 MAX_CONFIG_LINE = 4000
+MAX_CONFIG_DOTS = 100
 MAX_CONFIG_DEPTH = 5
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
@@ -32,12 +33,13 @@ def read_config(path: Path) -> Overrides:
     """
     try:
         text = read_file(path, MAX_CONFIG_BYTES).decode()
-        if max(map(len, text.splitlines()), default=0) > MAX_CONFIG_LINE:
-            raise ValueError(f"a line of more than {MAX_CONFIG_LINE} characters")
+        lines = text.split("\n")  # as TOML counts them: str.splitlines() knows other ends of lines
+        if max(map(len, lines)) > MAX_CONFIG_LINE or max(line.count(".") for line in lines) > MAX_CONFIG_DOTS:
+            raise ValueError(f"a line of more than {MAX_CONFIG_LINE} characters, or {MAX_CONFIG_DOTS} dots")
         content = tomllib.loads(text)
     except DamagedError as error:
         raise UserError(f"expected a readable configuration file; {error}: check the path") from error
-    except (ValueError, RecursionError, MemoryError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"expected a TOML file; {path}: {error}: mend the file") from error
     if _depth(content) > MAX_CONFIG_DEPTH:
         raise UserError(f"expected tables of options; {path} has values {MAX_CONFIG_DEPTH} levels down: mend the file")

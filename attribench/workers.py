@@ -345,7 +345,8 @@ def _perform(item: Item, max_edges: int) -> bool:
     runner, tracker = _state.runner, _state.tracker
     tracker.prefix = f"{describe(item)}: "
     path = _output(runner, item, _state.parent)
-    with path.open("w", encoding="utf-8", errors="replace") as file:
+    path.unlink(missing_ok=True)  # nothing is written through a link
+    with path.open("x", encoding="utf-8", errors="replace") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         faulthandler.enable(file)
