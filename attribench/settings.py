@@ -74,7 +74,7 @@ def parse_overrides(assignments: Sequence[str]) -> Overrides:
 
 def split_names(text: str) -> list[str]:
     """Split at commas outside brackets: ``a,b[x=1,y=2]`` is ``a`` and ``b[x=1,y=2]``."""
-    names = re.findall(r"(?:[^,\[]|\[[^\]]*\]?)+", text)
+    names = re.findall(r"(?:[^,\[]|\[[^\]]*\]|\[)+", text)
     return [name.strip() for name in names if name.strip()]
 
 

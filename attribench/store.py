@@ -127,11 +127,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def remove_old_drafts(*folders: Path) -> None:
     """Remove what killed processes left half-written in these folders and below; a draft lives for seconds."""
-    for draft in chain.from_iterable(folder.rglob(f"{DRAFT}*") for folder in folders):
-        with contextlib.suppress(OSError):
-            status = draft.lstat()  # what is no folder is not ours
-            if stat.S_ISDIR(status.st_mode) and time.time() - status.st_mtime > OLD_DRAFT_SECONDS:
-                shutil.rmtree(draft, ignore_errors=True)
+    for root, names, _ in chain.from_iterable(map(os.walk, folders)):  # which passes over what vanishes meanwhile
+        drafts = [Path(root) / name for name in names if name.startswith(DRAFT)]
+        names[:] = [name for name in names if not name.startswith(DRAFT)]
+        for draft in drafts:
+            with contextlib.suppress(OSError):
+                status = draft.lstat()  # what is no folder is not ours
+                if stat.S_ISDIR(status.st_mode) and time.time() - status.st_mtime > OLD_DRAFT_SECONDS:
+                    shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:
