@@ -287,8 +287,8 @@ class CellStore:
             if content.pop("key") != score_key:
                 return None
             return read_scores(content, read_arrays(folder / "per_graph.npz", content.pop("checksum")))
-        except (DamagedError, AttributeError, KeyError, TypeError, ValueError, IndexError):
-            _say_damaged(folder)
+        except (DamagedError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+            _say_damaged(folder / ("per_graph.npz" if isinstance(error, DamagedError) else "scores.json"))
             return None
 
     def save_scores(self, key: str, score_key: str, scores: StoredScores) -> None:

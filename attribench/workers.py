@@ -324,7 +324,7 @@ def _start(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(plan.threads)
     speaking = _Speaking(address, key)
-    logging.basicConfig(level=logging.WARNING, handlers=[speaking], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[speaking], format="%(message)s", force=True)
     for source in plan.plugins:
         load_plugin(source)
     tracker = Tracker(speaking.phase)
