@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from pebble import ProcessExpired, ProcessPool
 
-from .errors import StorageError
+from .errors import StorageError, UserError
 from .execution import ATTEMPTS, FAULTS, SMALLER, first_line
 from .plan import Cell, Grounds, Item, Plan
 from .processes import context, warm_up
@@ -170,10 +170,13 @@ class Workers:
                             ended = schedule.done(running.pop(future))
                             done += len(ended)
                             yield from ended
-                    except BrokenProcessPool:
+                    except BrokenProcessPool as error:
                         broken += 1
                         if broken > MOST_BROKEN:
-                            raise
+                            raise UserError(
+                                "expected worker processes that start; they ended before they did anything: see what "
+                                "they say with --jobs 0"
+                            ) from error
                         for waiting in running.values():
                             schedule.later(waiting)
                         break
@@ -340,18 +343,29 @@ def _end_with_parent() -> None:
 
 
 def _perform(item: Item, max_edges: int) -> bool:
-    """Perform a piece in a worker; what it prints, and where it stands at the end of its time, goes to a file."""
+    """Perform a piece in a worker; an error of the file system that gets here is one of the results folder."""
     assert _state is not None
-    runner, tracker = _state.runner, _state.tracker
+    try:
+        return _perform_and_listen(_state, item, max_edges)
+    except OSError as error:
+        raise StorageError(
+            f"expected a writable folder with room; {_state.runner.store.root}: {error.strerror or error}: make room, "
+            "or choose another with --out"
+        ) from error
+
+
+def _perform_and_listen(state: _State, item: Item, max_edges: int) -> bool:
+    """Perform a piece; what it prints, and where it stands at the end of its time, goes to a file."""
+    runner, tracker = state.runner, state.tracker
     tracker.prefix = f"{describe(item)}: "
-    path = _output(runner, item, _state.parent)
+    path = _output(runner, item, state.parent)
     path.unlink(missing_ok=True)  # nothing is written through a link
     with path.open("x", encoding="utf-8", errors="replace") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         faulthandler.enable(file)
-        if _state.timeout is not None and isinstance(item, Cell):
-            faulthandler.dump_traceback_later(0.9 * _state.timeout, file=file)
+        if state.timeout is not None and isinstance(item, Cell):
+            faulthandler.dump_traceback_later(0.9 * state.timeout, file=file)
         try:
             performed = runner.perform(item, max_edges, wait=False)
         finally:
