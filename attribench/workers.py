@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import io
 import json
 import logging
 import multiprocessing
@@ -326,6 +327,9 @@ def _start(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(plan.threads)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # what a method printed is there when its process dies
     speaking = _Speaking(address, key)
     logging.basicConfig(level=logging.WARNING, handlers=[speaking], format="%(message)s", force=True)
     for source in plan.plugins:
