@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -114,116 +114,22 @@ def run(
     Example: `python -m attribench run --methods all --task toy --seeds 5`
     """
     from .processes import warm_up
-    from .settings import merge, parse_overrides, read_config
 
     if jobs != 0:
-        warm_up()
+        warm_up()  # before the imports below: the fork server imports beside them
+    from .options import make_plan, run_settings
+    from .settings import parse_overrides, read_config
+
     file = read_config(config) if config else {}
-    settings = _run_settings(
+    settings = run_settings(
         file.pop("run", {}),
         methods=methods, task=task, seeds=seeds, vary=vary, first_seed=first_seed, data_dir=data_dir, out=out,
         device=device, threads=threads, jobs=jobs, cell_timeout=cell_timeout, max_edges=max_edges, overwrite=overwrite,
         randomised_graphs=randomised_graphs, cache_dir=cache_dir, plugin=plugin,
     )  # fmt: skip
-    plan = _plan(settings, file, merge(file, parse_overrides(set_ or [])), parse_overrides(set_ or []))
+    plan = make_plan(settings, file, parse_overrides(set_ or []))
     folder = Path(settings["out"] or Path("results") / "+".join(name.partition("[")[0] for name in plan.tasks))
     raise typer.Exit(_execute(plan, folder, settings))
-
-
-_SETTINGS: dict[str, tuple[type[Any], Any, tuple[float, float] | None]] = {
-    "methods": (list, ["all"], None),
-    "task": (list, ["toy"], None),
-    "seeds": (int, 1, (1, 100000)),
-    "vary": (list, ["data", "model", "fit"], None),
-    "data_dir": (str, None, None),
-    "first_seed": (int, 0, (0, 2147483648)),
-    "out": (str, None, None),
-    "device": (str, "auto", None),
-    "threads": (int, 1, (1, 1024)),
-    "jobs": (int, None, (0, 1024)),
-    "cell_timeout": (float, None, (0, 1000000000.0)),
-    "max_edges": (int, 100_000, (1, 1099511627776)),
-    "overwrite": (str, "failed", None),
-    "randomised_graphs": (int, 100, (0, 2147483648)),
-    "cache_dir": (str, None, None),
-    "plugin": (list, [], None),
-}
-"""Options of a run: type, default, least and greatest value."""
-
-
-def _run_settings(table: dict[str, Any], **given: Any) -> dict[str, Any]:
-    """Join the command line's options with the file's ``[run]`` table and the defaults; the command line wins."""
-    settings = {name: default for name, (_, default, _) in _SETTINGS.items()}
-    for name, value in table.items():
-        key = name.replace("-", "_")
-        if key not in _SETTINGS:
-            raise UserError(f"expected options of [run] among {', '.join(_SETTINGS)}; got {name!r}")
-        kind = _SETTINGS[key][0]
-        whole = isinstance(value, int) and kind is float
-        listed = [value] if kind is list and isinstance(value, str) else float(value) if whole else value
-        elements = listed if isinstance(listed, list) else []
-        if not isinstance(listed, kind) or isinstance(value, bool) or not all(isinstance(x, str) for x in elements):
-            raise UserError(f"expected a {kind.__name__} for {name} in [run]; got {value!r}")
-        settings[key] = listed
-    settings |= {name: value for name, value in given.items() if value is not None}
-    for name, (_, _, bounds) in _SETTINGS.items():
-        value = settings[name]
-        if bounds and value is not None and not bounds[0] <= value <= bounds[1]:
-            raise UserError(f"expected {name} of at least {bounds[0]} and at most {bounds[1]:g}; got {str(value)[:20]}")
-    if settings["overwrite"] not in ("failed", "never", "always"):
-        raise UserError(f"expected --overwrite failed, never or always; got {settings['overwrite']!r}")
-    if settings["cell_timeout"] is not None and not (settings["jobs"] != 0 and 0 < settings["cell_timeout"] < 1e9):
-        raise UserError(
-            f"expected --cell-timeout in seconds above 0, with --jobs of at least 1 (a process of its own can be "
-            f"ended); got {settings['cell_timeout']:g} and --jobs {settings['jobs']}"
-        )
-    return settings
-
-
-def _plan(settings: dict[str, Any], file: dict[str, Any], options: dict[str, Any], named: dict[str, Any]) -> Plan:
-    from .plan import Plan, select_device
-    from .registry import METHODS, TASKS, load_plugin
-    from .settings import merge, split_names
-
-    for source in settings["plugin"]:
-        load_plugin(source)
-    tasks, methods = TASKS.resolve(settings["task"]), METHODS.resolve(settings["methods"])
-    families = {TASKS[name].family for name in TASKS}
-    for name in options:  # a file may configure plugins that this run leaves out, but none that do not exist
-        if name not in [*TASKS, *METHODS, *families]:
-            METHODS[name]
-    used = [name.partition("[")[0] for name in (*tasks, *methods)] + [TASKS[name].family for name in tasks]
-    unused = [name for name in file if name not in [*used, *named]]
-    first = settings["first_seed"]
-    kept = {name: values for name, values in options.items() if name not in unused}
-    vary = split_names(",".join(settings["vary"]))
-    if not vary or not set(vary) <= {"data", "model", "fit"}:
-        raise UserError(f"expected --vary of data, model and fit; got {', '.join(vary) or 'nothing'}")
-    return Plan(
-        tasks=tasks,
-        methods=methods,
-        options=merge(_data_options(tasks, settings["data_dir"]), kept),
-        vary=cast(Any, vary),
-        seeds=list(range(first, first + settings["seeds"])),
-        device=select_device(settings["device"]),
-        threads=settings["threads"],
-        max_edges=settings["max_edges"],
-        randomised_graphs=settings["randomised_graphs"],
-        plugins=settings["plugin"],
-    )
-
-
-def _data_options(tasks: list[str], folder: Path | str | None) -> dict[str, Any]:
-    """Return the option that names the folder of data, for the tasks that have it."""
-    from .registry import TASKS
-
-    if folder is None:
-        return {}
-    bases = {name.partition("[")[0] for name in tasks}
-    readers = [name for name in sorted(bases) if hasattr(TASKS[name].Config(), "data_dir")]
-    if not readers:
-        raise UserError(f"expected a task that reads --data-dir; {', '.join(tasks)} bring their own data: leave it out")
-    return {name: {"data_dir": str(folder)} for name in readers}
 
 
 def _execute(plan: Plan, folder: Path, settings: dict[str, Any]) -> int:
@@ -317,6 +223,7 @@ def study(
 
     Example: `python -m attribench study tasks/toy_study.toml --out results/reference/toy`
     """
+    from .options import make_plan, run_settings
     from .settings import read_config
     from .study import keep_views
 
@@ -327,8 +234,8 @@ def study(
             raise UserError(f"expected letters, digits, - and _ in the names of {file} and its runs; got {name!r}")
     for name, table in runs.items():
         folder = work / file.stem / name
-        settings = _run_settings({**table, "out": str(folder)}, device=device, jobs=jobs, cache_dir=cache_dir)
-        codes.append(_execute(_plan(settings, {}, {}, {}), folder, settings))
+        settings = run_settings({**table, "out": str(folder)}, device=device, jobs=jobs, cache_dir=cache_dir)
+        codes.append(_execute(make_plan(settings), folder, settings))
         keep_views(folder, out / name)
     raise typer.Exit(max(codes, default=0))
 

@@ -59,3 +59,11 @@ def random_like(mask: Tensor, graphs: GraphBatch, seed: int) -> Tensor:
     rank = rank_within([EdgeNoise(graphs, num_layers, seed).rank().flatten()], groups)
     counts = graphs.sum_per_graph(mask.long()).flatten()
     return (rank < counts[groups]).view(num_layers, num_edges)
+
+
+def thin(mask: Tensor, graphs: GraphBatch, share: float, seed: int) -> Tensor:
+    """Return ``mask`` ``(L, E)`` with each of its messages kept with probability ``share``.
+
+    What is kept at a smaller share is kept at a larger one too.
+    """
+    return mask & (EdgeNoise(graphs, len(mask), seed).uniform() < share)

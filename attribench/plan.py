@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import ConfigDict, Field, ValidationError
@@ -20,6 +20,8 @@ from .store import is_key, read_json
 
 MOST_CELLS = 1_000_000
 MOST_THREADS = 1024
+VARIED = ("data", "model", "fit")
+"""What a seed is of."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class Cell:
         return self.method.partition("[")[0]
 
     @property
+    def seed(self) -> str:
+        """What the seeds are called: "3", or "0/0/3" (of data, model and fit) where they differ."""
+        seeds = (self.data_seed, self.model_seed, self.fit_seed)
+        return str(seeds[0]) if len(set(seeds)) == 1 else "/".join(map(str, seeds))
+
+    @property
     def grounds(self) -> Grounds:
         """What the cell stands on."""
         return Grounds(self.task, self.data_seed, self.model_seed)
@@ -50,6 +58,11 @@ class Grounds:
     task: str
     data_seed: int
     model_seed: int
+
+    @property
+    def seed(self) -> str:
+        """What the seeds are called, as for a cell."""
+        return str(self.data_seed) if self.data_seed == self.model_seed else f"{self.data_seed}/{self.model_seed}"
 
     @property
     def seeds(self) -> tuple[int, int]:
@@ -83,7 +96,7 @@ class Plan:
     options: Overrides
     seeds: list[Annotated[int, Field(ge=0)]]
     device: str
-    vary: list[Literal["data", "model", "fit"]] = field(default_factory=lambda: ["data", "model", "fit"])
+    vary: list[str] = field(default_factory=lambda: list(VARIED))
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
     max_edges: Annotated[int, Field(ge=1)] = MAX_EDGES
     randomised_graphs: Annotated[int, Field(ge=0)] = 100
@@ -93,8 +106,11 @@ class Plan:
         for name in ("tasks", "methods", "seeds", "vary"):
             if not getattr(self, name):
                 raise UserError(f"expected at least one of {name}; got none")
-        if len(self.tasks) * len(self.methods) * len(self.seeds) > MOST_CELLS:
-            raise UserError(f"expected at most {MOST_CELLS} cells; got {len(self.tasks)} x {len(self.methods)} x seeds")
+        if not set(self.vary) <= set(VARIED):
+            raise UserError(f"expected --vary of {', '.join(VARIED)}; got {', '.join(self.vary)}")
+        count = len(self.tasks) * len(self.methods) * len(self.seeds)
+        if count > MOST_CELLS:
+            raise UserError(f"expected at most {MOST_CELLS} cells (tasks x methods x seeds); got {count}")
         named = [name.partition("[")[0] for name in (*self.tasks, *self.methods)]
         both = {n.partition("[")[0] for n in self.tasks} & {n.partition("[")[0] for n in self.methods}
         if both:
@@ -128,7 +144,7 @@ class Plan:
         """Return the cells, those of one problem together."""
         first = self.seeds[0]
         return [
-            Cell(task, method, *(seed if kind in self.vary else first for kind in ("data", "model", "fit")))
+            Cell(task, method, *(seed if kind in self.vary else first for kind in VARIED))
             for task in self.tasks
             for seed in self.seeds
             for method in self.methods

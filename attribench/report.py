@@ -21,7 +21,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from .plan import Grounds
 from .registry import METHODS, TASKS
 from .runner import ProblemResult, Result
-from .scoring import Scores
+from .scoring import THINNED, Scores
 from .store import write_atomically
 
 KEYS = ["task", "method", "data_seed", "model_seed", "fit_seed"]
@@ -29,7 +29,7 @@ COMPARED = [
     "precision", "recall", "f1", "precision_macro", "recall_macro", "f1_macro", "auroc", "average_precision",
     "retained", "unchanged_own", "unchanged_zero", "divergence_own", "divergence_zero", "randomisation_correlation",
     "coverage", "precision_union", "recall_union", "f1_union", "auroc_union", "layer_share_error",
-    "layer_share_error_mask",
+    "layer_share_error_mask", "metric_fall", *(f"metric_fall_thinned_to_{share:g}" for share in THINNED),
 ]  # fmt: skip
 SCORE_COLUMNS = [
     *KEYS, "status", "reason", *COMPARED[:8], "threshold", "threshold_source", "retained", "unchanged_own",
@@ -243,6 +243,8 @@ _COLUMNS = {
     "paper": ("published_f1", 100, 1),
     "AUROC": ("auroc_mean", 100, 1),
     "kept": ("retained_mean", 100, 1),
+    "fall": ("metric_fall_mean", 100, 1),
+    "fall¾": ("metric_fall_thinned_to_0.75_mean", 100, 1),
     "same": ("unchanged_own_mean", 100, 1),
     "same0": ("unchanged_zero_mean", 100, 1),
     "rand": ("randomisation_correlation_mean", 100, 1),
@@ -250,7 +252,21 @@ _COLUMNS = {
     "ms": ("seconds_per_explanation", 1000, 2),
     "cells": ("cells", 1, 0),
 }
-_DISPENSABLE = ("cells", "rand", "fit s", "±", "ms", "AUROC", "moved", "same0", "kept", "same", "union", _BY_LAYER)
+_DISPENSABLE = (
+    "cells",
+    "rand",
+    "fit s",
+    "±",
+    "ms",
+    "AUROC",
+    "moved",
+    "same0",
+    "kept",
+    "same",
+    "union",
+    "fall¾",
+    _BY_LAYER,
+)
 """What a narrow terminal leaves out, first to last; the CSV files have everything."""
 _LEGEND = {
     _BY_LAYER: "from the first",
@@ -258,6 +274,8 @@ _LEGEND = {
     "moved": "how far the layers' shares of the scores are from their shares of the gold",
     "paper": "published F1",
     "kept": "messages retained",
+    "fall": "what the task's metric loses under the scored mask",
+    "fall¾": "the same when a random quarter of the retained messages is dropped as well",
     "same": "predictions unchanged under the scored mask with the method's own baseline",
     "same0": "the same with a zero baseline",
     "rand": "correlation with scores for shuffled weights",
@@ -310,13 +328,13 @@ def _remarks(report: Report) -> list[str]:
         audited = f"gold confirmed for {int(confirmed.sum())} of {len(confirmed)} models"
         verdict = audited if len(confirmed) else "no audit of a gold standard"
         lines.append(f"{task}: {verdict}; lowest over {len(rows)} models: {parts}")
-    endings: dict[tuple[str, ...], list[int]] = {}
+    endings: dict[tuple[str, ...], list[str]] = {}
     for result in report.results:
         cell, record = result.cell, result.record
         if record["status"] != "ok":
-            endings.setdefault((cell.task, cell.method, record["status"], record["reason"]), []).append(cell.data_seed)
+            endings.setdefault((cell.task, cell.method, record["status"], record["reason"]), []).append(cell.seed)
     for (task, method, status, reason), seeds in endings.items():
-        which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+        which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(seeds)}"
         lines.append(f"{task} · {method} · {which}: {status}: {reason}")
     return lines
 

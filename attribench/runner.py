@@ -24,7 +24,7 @@ from .method import Attribution, Subject, untracked
 from .plan import Cell, Grounds, Item, Plan, git_commit
 from .records import StoredScores
 from .registry import METHODS, TASKS
-from .scoring import Judge, Scores
+from .scoring import Judge, Scores, score_method
 from .seeds import derive
 from .settings import as_dict
 from .store import (
@@ -326,7 +326,7 @@ class Runner:
             problem = self.problem(cell.grounds)
             if found:
                 _check(attributions, problem)
-            return StoredScores(_rows(cell, problem, attributions, record["figures"], seed, limit))
+            return StoredScores(score_method(cell.method, problem, attributions, record["figures"], seed, limit))
 
         stored = _scored(score, max_edges)
         if stored.status != "ok":
@@ -381,50 +381,6 @@ def _check(attributions: dict[str, Attribution], problem: Problem) -> None:
                     raise ValueError(f"expected baselines of width {width}; got {baseline.shape[-1]}")
     except (KeyError, ValueError) as error:
         raise DamagedError(f"attributions of another problem: {error}") from error
-
-
-def _rows(
-    cell: Cell,
-    problem: Problem,
-    attributions: dict[str, Attribution],
-    figures: dict[str, float],
-    seed: int,
-    max_edges: int,
-) -> list[Scores]:
-    """Score a method and its controls, on the graphs that it finished."""
-    complete = attributions["test"].complete
-    if complete is not None:
-        problem, attributions = _finished_only(problem, attributions, complete)
-    if complete is not None and not bool(complete.any()):
-        rows = [Scores(cell.method, "method", {})]
-    else:
-        with Judge(problem, max_edges) as judge:
-            rows = [judge.score(cell.method, attributions), *judge.controls(cell.method, attributions, seed)]
-    rows[0].figures |= {f"fit_{name}": value for name, value in figures.items()}
-    if complete is not None:
-        for row in rows:
-            _name_unfinished(row, complete)
-    return rows
-
-
-def _finished_only(
-    problem: Problem, attributions: dict[str, Attribution], complete: torch.Tensor
-) -> tuple[Problem, dict[str, Attribution]]:
-    """Return problem and attributions with only those test graphs that were finished."""
-    index = complete.nonzero()[:, 0]
-    test = problem.splits["test"]
-    selected = {**attributions, "test": attributions["test"].select(test.graphs, index)}
-    if not bool(complete.all()):
-        selected.pop("randomised", None)
-    return replace(problem, splits={**problem.splits, "test": test.select(index)}), selected
-
-
-def _name_unfinished(row: Scores, complete: torch.Tensor) -> None:
-    """Number a row's graphs as in the whole test split, and name those that were not finished."""
-    row.figures["coverage"] = float(complete.double().mean())
-    finished = complete.nonzero()[:, 0].cpu().numpy()
-    row.per_graph |= {"graph": finished, "complete": finished >= 0}
-    row.unfinished = (~complete).nonzero()[:, 0].tolist()
 
 
 def _score_key(key: str) -> str:

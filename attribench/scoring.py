@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,16 @@ from torch import Tensor
 
 from .gates import Gates, Stream
 from .gold import against_gold, by_layer, micro, precision_recall_f1, share_error, soft
-from .masks import THRESHOLDS, normalise, random_like, threshold, top_share
+from .masks import THRESHOLDS, normalise, random_like, thin, threshold, top_share
 from .method import MAX_EDGES, Attribution
 from .seeds import derive
 from .task import Problem
 
 SHARES = (0.1, 0.2, 0.3, 0.5)
 """Retained shares at which every method is scored, so that methods meet at equal sparsity."""
+
+THINNED = (0.75, 0.5, 0.25)
+"""Shares of the retained messages that are kept at random, to see whether they are needed (the paper's Table 5)."""
 
 LAYER_FIGURES = ("attribution_share", "gold_share", "precision", "recall", "f1", "auroc")
 """What the scores say of every layer, beside ``layers.csv``."""
@@ -124,6 +127,8 @@ class Judge:
         figures["one_mask"] = not test.per_layer
         self._score_gold(figures, per_graph, values, mask)
         self._score_fidelity(figures, per_graph, values, mask, test.baselines)
+        if self.problem.splits["test"].gold is None:
+            self._score_need(figures, mask if test.per_layer else mask[:1], test.baselines)
         if "randomised" in attributions:
             figures["randomisation_correlation"] = self._correlation(values, attributions["randomised"])
         for key, diagnostic in test.diagnostics.items():
@@ -271,6 +276,19 @@ class Judge:
                 figures[f"unchanged_{suffix}_at_{share:g}"] = float(unchanged)
                 figures[f"divergence_{suffix}_at_{share:g}"] = float(divergence)
 
+    def _score_need(self, figures: dict[str, Any], mask: Tensor, baselines: Sequence[Tensor] | None) -> None:
+        """Without a gold: what the task's metric loses under the mask, and with a part of what the mask retains.
+
+        Which part is the same for every method, as far as their masks are the same.
+        """
+        recording, metric = self.recordings["test"], self.problem.output.metric
+        labels = self.problem.splits["test"].labels
+        whole = metric(recording.logits, labels)
+        figures["metric_fall"] = whole - figures["metric_own"]
+        for share in THINNED:
+            part = thin(mask, recording.graphs, share, derive("thinned")).expand(self.num_layers, -1)
+            figures[f"metric_fall_thinned_to_{share:g}"] = whole - metric(_masked(recording, part, baselines), labels)
+
     def _score_layers(self, values: Tensor, mask: Tensor) -> list[dict[str, Any]]:
         graphs = self.recordings["test"].graphs
         scored = graphs.sum_per_graph(values.double())  # (L, G)
@@ -291,6 +309,59 @@ class Judge:
             }
             for k in range(len(values))
         ]
+
+
+def score_method(
+    name: str,
+    problem: Problem,
+    attributions: dict[str, Attribution],
+    figures: dict[str, float],
+    seed: int,
+    max_edges: int,
+) -> list[Scores]:
+    """Score a method and its own controls, on the graphs that it finished.
+
+    Args:
+        name: the method's.
+        problem: what it explained.
+        attributions: of ``test`` graphs, and of ``validation`` and ``randomised`` ones where there are any.
+        figures: what the method says about its fit.
+        seed: of the controls.
+        max_edges: the most edges that one pass holds.
+    """
+    complete = attributions["test"].complete
+    if complete is not None:
+        problem, attributions = _finished_only(problem, attributions, complete)
+    if complete is not None and not bool(complete.any()):
+        rows = [Scores(name, "method", {})]
+    else:
+        with Judge(problem, max_edges) as judge:
+            rows = [judge.score(name, attributions), *judge.controls(name, attributions, seed)]
+    rows[0].figures |= {f"fit_{name}": value for name, value in figures.items()}
+    if complete is not None:
+        for row in rows:
+            _name_unfinished(row, complete)
+    return rows
+
+
+def _finished_only(
+    problem: Problem, attributions: dict[str, Attribution], complete: Tensor
+) -> tuple[Problem, dict[str, Attribution]]:
+    """Return problem and attributions with only those test graphs that were finished."""
+    index = complete.nonzero()[:, 0]
+    test = problem.splits["test"]
+    selected = {**attributions, "test": attributions["test"].select(test.graphs, index)}
+    if not bool(complete.all()):
+        selected.pop("randomised", None)
+    return replace(problem, splits={**problem.splits, "test": test.select(index)}), selected
+
+
+def _name_unfinished(row: Scores, complete: Tensor) -> None:
+    """Number a row's graphs as in the whole test split, and name those that were not finished."""
+    row.figures["coverage"] = float(complete.double().mean())
+    finished = complete.nonzero()[:, 0].cpu().numpy()
+    row.per_graph |= {"graph": finished, "complete": finished >= 0}
+    row.unfinished = (~complete).nonzero()[:, 0].tolist()
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float | None:

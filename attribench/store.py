@@ -42,8 +42,8 @@ from .records import Record, StoredScores, read_scores
 logger = logging.getLogger(__name__)
 
 COMPUTING = (
-    "gates", "graphs", "hard_concrete", "integrity", "masks", "method", "model", "noise", "output", "seeds", "task",
-    "training",
+    "execution", "gates", "graphs", "hard_concrete", "integrity", "masks", "method", "model", "noise", "output",
+    "seeds", "task", "training",
 )  # fmt: skip
 """Harness modules that decide an attribution."""
 

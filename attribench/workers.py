@@ -37,7 +37,7 @@ from .processes import context, warm_up
 from .progress import Progress, Tracker
 from .registry import load_plugin
 from .runner import Runner
-from .store import CellStore, ModelCache
+from .store import OLD_DRAFT_SECONDS, CellStore, ModelCache
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ MOST_BROKEN = 5
 """How often all processes may have to be started anew because one died while it had nothing to do."""
 
 MAX_OUTPUT = 100_000
-"""Characters kept of what a piece printed, from its end."""
+"""Bytes kept of what a piece printed, from its end."""
 
 
 class Schedule:
@@ -108,7 +108,7 @@ class Schedule:
 def describe(item: Item) -> str:
     """Return what a piece is called in a progress bar."""
     name = f" · {item.method}" if isinstance(item, Cell) else ""
-    return f"{item.task}{name} · seed {item.data_seed}"
+    return f"{item.task}{name} · seed {item.seed}"
 
 
 def perform_here(runner: Runner, progress: Progress) -> Iterator[Cell]:
@@ -150,6 +150,7 @@ class Workers:
         Raises:
             StorageError: when a worker could not write; all others are ended.
         """
+        _clear_output(self.runner)
         schedule, total = Schedule(self.runner), len(self.runner.plan.cells())
         yield from schedule.finished
         done = len(schedule.finished)
@@ -351,6 +352,8 @@ def _perform(item: Item, max_edges: int) -> bool:
     assert _state is not None
     try:
         return _perform_and_listen(_state, item, max_edges)
+    except KeyboardInterrupt as error:  # not the user's, which does not get here
+        raise RuntimeError("it raised KeyboardInterrupt") from error
     except OSError as error:
         raise StorageError(
             f"expected a writable folder with room; {_state.runner.store.root}: {error.strerror or error}: make room, "
@@ -392,10 +395,35 @@ def _output(runner: Runner, item: Item, parent: int) -> Path:
 
 
 def _take_output(path: Path) -> str:
-    """Return what a piece printed, and remove the file."""
+    """Return the end of what a piece printed, and remove the file."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")[-MAX_OUTPUT:]
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_OUTPUT))
+            text = file.read(MAX_OUTPUT).decode(errors="replace")
         path.unlink()
     except OSError:
         return ""
     return text
+
+
+def _clear_output(runner: Runner) -> None:
+    """Remove what workers of killed parents left."""
+    for path in (runner.store.root / ".output").glob("*-*"):
+        parent = path.name.rpartition("-")[2]
+        with contextlib.suppress(OSError):
+            if (
+                parent.isdecimal()
+                and not _runs(int(parent))
+                and time.time() - path.lstat().st_mtime > OLD_DRAFT_SECONDS
+            ):
+                path.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -246,6 +246,7 @@ class Lagrangian:
         self._config = config
         self._gates = [parameter for network in probe.networks for parameter in network.layers.parameters()]
         self._baselines = probe.baselines()
+        self._parameters = [*self._gates, *self._baselines]
         self._raw = self._baselines[0].new_full((), config.multiplier_start).requires_grad_()
         self._raw_optimizer = torch.optim.RMSprop(
             [self._raw], lr=config.multiplier_learning_rate, centered=True, maximize=True
@@ -261,12 +262,11 @@ class Lagrangian:
 
     def step(self, penalty: Tensor, excess: Tensor) -> None:
         """Update all parameters from the mean penalty and the mean excess of D* over the tolerance."""
-        parameters = [*self._gates, *self._baselines]
-        for parameter in (*parameters, self._raw):
+        for parameter in (*self._parameters, self._raw):
             parameter.grad = None
         loss = self._config.sparsity_weight * penalty + F.softplus(self._raw) * excess
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(parameters, self._config.gradient_clip)
+        nn.utils.clip_grad_norm_(self._parameters, self._config.gradient_clip)
         self._optimizer.step()
         self._raw_optimizer.step()
         with torch.no_grad():

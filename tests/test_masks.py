@@ -9,7 +9,7 @@ from helpers import bare_batch
 from torch import Tensor
 
 from attribench.graphs import GraphBatch
-from attribench.masks import THRESHOLDS, normalise, random_like, threshold, top_share
+from attribench.masks import THRESHOLDS, normalise, random_like, thin, threshold, top_share
 from attribench.method import Attribution
 
 COUNTS = [7, 1, 0, 10, 3]
@@ -120,3 +120,17 @@ def test_random_like_picks_every_edge_equally_often() -> None:
     pairs = torch.stack([random_like(mask, graphs, seed)[0, :6] for seed in range(2000)]).double()
     together = pairs.t() @ pairs / 2000  # two of six: every pair in 1 of 15 draws
     assert float((together[~torch.eye(6, dtype=torch.bool)] - 1 / 15).abs().max()) < 4.5 * (1 / 15 / 2000) ** 0.5
+
+
+def test_thinned_masks_are_nested_and_keep_their_share() -> None:
+    graphs = bare_batch([5] * 2000)
+    mask = random(2, 10_000) > 0
+    thinned = {share: thin(mask, graphs, share, 3) for share in (0.0, 0.25, 0.5, 0.75, 1.0)}
+    assert not thinned[0.0].any()
+    assert torch.equal(thinned[1.0], mask)
+    for (_, fewer), (share, more) in pairwise(thinned.items()):
+        assert not (fewer & ~more).any()
+        assert float(more.sum() / mask.sum()) == pytest.approx(share, abs=0.02)
+    index = torch.tensor([30, 7])
+    edges = graphs.edges_of(index)
+    assert torch.equal(thin(mask[:, edges], graphs.select(index), 0.5, 3), thinned[0.5][:, edges])

@@ -19,7 +19,7 @@ from attribench.integrity import differences, fingerprint
 from attribench.method import Attribution
 from attribench.model import GraphModel
 from attribench.output import GraphClassification
-from attribench.scoring import SHARES, Judge
+from attribench.scoring import SHARES, THINNED, Judge
 from attribench.task import Problem, Split
 
 
@@ -358,3 +358,31 @@ def test_the_judge_leaves_the_model_as_it_found_it() -> None:
     with Judge(STARS) as judge:
         judge.score("method", attributions())
     assert differences(before, fingerprint(STARS.model, TEST.graphs)) == []
+
+
+@pytest.mark.parametrize(("per_layer", "lost"), [(True, lambda s: (1 - s) ** 2), (False, lambda s: 1 - s)])
+def test_without_gold_it_is_scored_what_the_mask_loses_and_whether_all_of_it_is_needed(
+    per_layer: bool, lost: Any
+) -> None:
+    """Each of 4000 stars has one leaf, whose message in either of two layers is enough."""
+    many = split(stars(*[[1.0]] * 4000), [1] * 4000)
+    scores = torch.ones(2, 4000)
+    scores[:, 3000:] = 0
+    with Judge(problem(Votes(1.0, 1.0), many, many)) as judge:
+        figures = judge.score("x", {"test": Attribution(scores, hard_mask=scores > 0, per_layer=per_layer)}).figures
+    assert figures["metric_fall"] == 0.25
+    for share in THINNED:
+        expected = 0.25 + 0.75 * lost(share)
+        assert figures[f"metric_fall_thinned_to_{share:g}"] == pytest.approx(expected, abs=4 * 0.5 / 3000**0.5)
+    with Judge(STARS) as judge:
+        assert not [name for name in judge.score("x", attributions()).figures if name.startswith("metric_fall")]
+
+
+def test_what_is_lost_is_lost_with_the_methods_own_baseline() -> None:
+    one = split(stars([1.0], [1.0]), [1, 1])
+    closed = Attribution(torch.zeros(1, 2), hard_mask=torch.zeros(1, 2, dtype=torch.bool))
+    answering = Attribution(closed.scores, hard_mask=closed.hard_mask, baselines=(torch.ones(1, dtype=torch.float64),))
+    with Judge(problem(Votes(1.0), one, one)) as judge:
+        for attribution, fall in ((closed, 1.0), (answering, 0.0)):
+            figures = judge.score("x", {"test": attribution}).figures
+            assert {figures[n] for n in figures if n.startswith("metric_fall")} == {fall}

@@ -2,18 +2,25 @@
 
 import importlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from attribench.errors import UserError
 from attribench.gates import Gates
 from attribench.graphs import GraphBatch
+from attribench.registry import TASKS
+from attribench.settings import make_config
+from attribench.task import TaskSeeds, Workshop, build_problem, without_cache
 
 conll: Any = importlib.import_module("attribench.tasks.srl.conll")
 graphs_of: Any = importlib.import_module("attribench.tasks.srl.graphs")
 model_of: Any = importlib.import_module("attribench.tasks.srl.model")
+TASKS["srl-gnn"]
+labelling: Any = importlib.import_module("attribench.tasks.srl.labelling")
 Vocabulary, make_split = graphs_of.Vocabulary, graphs_of.make_split
 RoleLabeller, RoleScorer, SyntacticConv = model_of.RoleLabeller, model_of.RoleScorer, model_of.SyntacticConv
 
@@ -167,3 +174,110 @@ def test_closed_gates_leave_what_a_token_says_to_itself(recurrent: int) -> None:
     assert own is not None
     assert own.shape == (2, GRAPHS.num_edges)
     assert ((own > 0) & (own < 1)).all()
+
+
+def test_batches_are_of_like_size_and_hold_every_graph_once() -> None:
+    sizes = torch.randint(3, 60, (500,), generator=torch.Generator().manual_seed(0))
+    batches = labelling.bucketed(sizes, 300, torch.Generator().manual_seed(1))
+    assert sorted(torch.cat(batches).tolist()) == list(range(500))
+    spread = [int(sizes[batch].max() - sizes[batch].min()) for batch in batches]
+    tokens = [int(sizes[batch].sum()) for batch in batches]
+    assert max(spread) <= 8
+    assert max(tokens) <= 300 + 60
+    assert sum(t >= 240 for t in tokens) >= len(tokens) - 1
+    order = [int(sizes[batch].min()) for batch in batches]
+    assert order != sorted(order)
+    again = labelling.bucketed(sizes, 300, torch.Generator().manual_seed(1))
+    assert all(torch.equal(x, y) for x, y in zip(batches, again, strict=True))
+
+
+def test_a_sentence_longer_than_a_batch_is_a_batch() -> None:
+    batches = labelling.bucketed(torch.tensor([5, 200, 6]), 50, torch.Generator().manual_seed(0))
+    assert sorted(sorted(batch.tolist()) for batch in batches) == [[0, 2], [1]]
+
+
+def test_f1_is_over_arguments() -> None:
+    split = make_split(TRAIN, VOCABULARY, "train")
+    roles = VOCABULARY.role_names()
+    guess = split.labels.clone()
+    guess[3] = 0  # one of four arguments is missed, and
+    guess[1] = roles.index("AM")  # one is invented
+
+    class Guess(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.done = 0
+
+        def forward(self, graphs: GraphBatch) -> Tensor:
+            part = guess[self.done : self.done + graphs.num_nodes]
+            self.done += graphs.num_nodes
+            return torch.nn.functional.one_hot(part, len(roles)).double()
+
+    assert labelling.f1(Guess(), split) == pytest.approx(2 * 3 / (4 + 4))
+    assert labelling.f1(Guess(), split, max_edges=6) == pytest.approx(2 * 3 / (4 + 4))
+
+
+def test_lookups_by_hand() -> None:
+    other = sentence("Old 2 amod AM\nbirds 3 nsubj A0\nsing* 0 root _")
+    # By relation: "birds" is found as a nsubj of the predicate, "Old" is one arc too far. By offset and tag ("b", "O"
+    # stand for tags of their own) nothing is known.
+    figures = labelling.lookups(TRAIN, [other])
+    assert figures == {"lookup_offset_and_tag": 0.0, "lookup_relation": pytest.approx(2 * 1 / (1 + 2))}
+    assert labelling.lookups([CATS], [CATS]) == {"lookup_offset_and_tag": 1.0, "lookup_relation": 1.0}
+
+
+def write(folder: Path, count: int = 12) -> None:
+    for name in ("train.conll09", "dev.conll09", "test.conll09"):
+        conll.write_conll([DOGS, SILENCE, CATS] * count, folder / name)
+
+
+OWN = {
+    "train_file": "train.conll09", "validation_file": "dev.conll09", "test_file": "test.conll09",
+    "width": 8, "epochs": 3, "explained": 10, "batch_tokens": 30,
+}  # fmt: skip
+
+
+def built(folder: Path, name: str = "srl-gnn", **options: Any) -> Any:
+    kind = TASKS[name]
+    task = kind(make_config(name, kind.Config, {**OWN, "data_dir": str(folder), **options}))
+    return build_problem(task, TaskSeeds(0, 0), Workshop(torch.device("cpu"), without_cache))
+
+
+@pytest.mark.parametrize("name", ["srl-gnn", "srl-lstm"])
+def test_a_folder_of_data_of_ones_own(tmp_path: Path, name: str) -> None:
+    write(tmp_path)
+    problem = built(tmp_path, name)
+    assert problem.splits["train"].graphs.num_graphs == 36
+    assert problem.splits["test"].graphs.num_graphs == 10
+    assert problem.edge_types[:4] == ("? along", "? against", "root along", "root against")
+    assert set(problem.figures) == {
+        "epochs", "best_epoch", "validation", "test", "lookup_offset_and_tag", "lookup_relation",
+    }  # fmt: skip
+    assert problem.figures["epochs"] == 3
+    assert problem.figures["lookup_relation"] > 0.8
+
+
+def test_predicates_that_are_explained_are_a_seeded_sample(tmp_path: Path) -> None:
+    write(tmp_path)
+    first, again = (built(tmp_path).splits for _ in range(2))
+    keys = first["test"].graphs.graph_key.tolist()
+    assert keys == again["test"].graphs.graph_key.tolist()
+    assert keys != first["validation"].graphs.graph_key.tolist()
+    assert len(set(keys)) == 10
+    some = built(tmp_path, predicates=7).splits["train"].graphs
+    assert some.num_graphs == 7
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "dev.conll09").unlink()
+    with pytest.raises(UserError, match=r"dev.conll09: No such file or directory: check --data-dir"):
+        built(tmp_path)
+
+
+def test_other_data_is_another_problem(tmp_path: Path) -> None:
+    write(tmp_path)
+    task = TASKS["srl-gnn"](make_config("srl-gnn", TASKS["srl-gnn"].Config, {**OWN, "data_dir": str(tmp_path)}))
+    before = task.sources()
+    write(tmp_path, 13)
+    assert {name for name, value in task.sources().items() if value != before[name]} == {"train", "validation", "test"}

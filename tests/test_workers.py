@@ -8,6 +8,8 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +28,6 @@ from pebble import ProcessExpired
 from rich.console import Console
 from torch import Tensor
 
-from attribench import runner as runner_module
 from attribench import workers
 from attribench.contract import ContractModel, contract_subject, random_graphs
 from attribench.errors import Infeasible, StorageError
@@ -174,6 +175,10 @@ def test_what_a_piece_is_called() -> None:
     cell = Cell("toy", "graphmask", 3, 3, 3)
     assert describe(cell) == "toy · graphmask · seed 3"
     assert describe(cell.grounds) == "toy · seed 3"
+    other = Cell("toy", "graphmask", 3, 3, 4)
+    assert describe(other) == "toy · graphmask · seed 3/3/4"
+    assert describe(other.grounds) == "toy · seed 3"
+    assert describe(Grounds("toy", 3, 4)) == "toy · seed 3/4"
 
 
 def test_jobs_share_the_cores_and_a_gpu_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -730,14 +735,15 @@ def test_scoring_that_runs_out_of_memory_is_tried_again_in_smaller_passes(
 ) -> None:
     limits: list[int] = []
 
-    class Starved(Judge):
-        def __enter__(self) -> Judge:
-            limits.append(self.max_edges)
-            if self.max_edges > 60:
-                raise torch.OutOfMemoryError("out of memory")
-            return super().__enter__()
+    enter = Judge.__enter__
 
-    monkeypatch.setattr(runner_module, "Judge", Starved)
+    def starved(judge: Judge) -> Judge:
+        limits.append(judge.max_edges)
+        if judge.max_edges > 60:
+            raise torch.OutOfMemoryError("out of memory")
+        return enter(judge)
+
+    monkeypatch.setattr(Judge, "__enter__", starved)
     runner = tiny(max_edges=400)
     item = pieces_of(runner)[number]
     runner.perform(item)
@@ -849,3 +855,37 @@ def test_drafts_may_vanish_while_old_ones_are_removed(tmp_path: Path) -> None:
         writer.join()
     assert not old.exists()
     assert json.loads((tmp_path / "cells" / "x" / "record.json").read_text()) == {}
+
+
+def test_what_workers_of_a_killed_run_printed_is_removed(tiny: Callable[..., Runner], tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    runner = tiny()
+    folder = runner.store.root / ".output"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {f"a-{int(gone.stdout)}": True, f"b-{os.getpid()}": False, f"new-{int(gone.stdout)}": False, "c-d": False}
+    for name in names:
+        (folder / name).write_text("printed")
+        if not name.startswith("new"):
+            os.utime(folder / name, (0, 0))
+    workers._clear_output(runner)
+    assert {path.name for path in folder.iterdir()} == {name for name, removed in names.items() if not removed}
+
+
+def test_an_interrupt_that_a_method_raises_is_not_the_users(
+    tiny: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = tiny()
+
+    def interrupt(*_: Any, **__: Any) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "perform", interrupt)
+    monkeypatch.setattr(workers, "_state", workers._State(runner, Tracker(lambda *_: None), None, os.getpid()))
+    output = [os.dup(1), os.dup(2)]
+    try:
+        with pytest.raises(RuntimeError, match="it raised KeyboardInterrupt"):
+            workers._perform(pieces_of(runner)[1], 100)
+    finally:
+        for number, kept in enumerate(output, start=1):
+            os.dup2(kept, number)
+            os.close(kept)
