@@ -24,7 +24,7 @@ from .errors import UserError
 from .graphs import GraphBatch
 from .method import Method, Subject
 from .registry import METHODS, TASKS
-from .settings import make_config
+from .settings import make_config, variant_options
 from .store import write_atomically
 from .task import Problem, TaskSeeds, Workshop, build_problem, without_cache
 
@@ -62,10 +62,17 @@ def run_bench(
 def _problem(task: str, device: torch.device, size: int) -> Problem:
     """Build a task whose test split has ``size`` graphs."""
     kind = TASKS[task]
-    if not hasattr(kind.Config(), "test"):
-        raise UserError(f"expected a task with an option 'test' for the number of graphs; {task!r} has none")
-    config = make_config(task, kind.Config, {"test": size})
-    return build_problem(kind(config), TaskSeeds(0, 0), Workshop(device, without_cache))
+    options = {**variant_options(task), kind.size_option: size}
+    if not hasattr(kind.Config(), kind.size_option):
+        raise UserError(
+            f"expected a task with an option {kind.size_option!r} for the number of graphs; {task!r} has none"
+        )
+    config = make_config(task.partition("[")[0], kind.Config, options)
+    problem = build_problem(kind(config), TaskSeeds(0, 0), Workshop(device, without_cache))
+    found = problem.splits["test"].graphs.num_graphs
+    if found < size:
+        raise UserError(f"expected {size} test graphs, {GROWTH} times --graphs; {task!r} has {found}: ask for fewer")
+    return problem
 
 
 class Bench:

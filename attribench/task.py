@@ -123,6 +123,8 @@ class Task(ABC):
     quick: ClassVar[dict[str, Any]] = {}
     #: A name that several tasks share, under which options of all of them can be set.
     family: ClassVar[str] = ""
+    #: The option that says how many test graphs are explained; `bench` sets it.
+    size_option: ClassVar[str] = "test"
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attribench import bench
 from attribench.errors import UserError
 from attribench.gates import Gates
 from attribench.graphs import GraphBatch
@@ -281,3 +282,14 @@ def test_other_data_is_another_problem(tmp_path: Path) -> None:
     before = task.sources()
     write(tmp_path, 13)
     assert {name for name, value in task.sources().items() if value != before[name]} == {"train", "validation", "test"}
+
+
+def test_bench_explains_as_many_predicates_as_it_is_told(tmp_path: Path) -> None:
+    write(tmp_path)
+    options = ",".join(
+        f"{name}={value}" for name, value in {**OWN, "data_dir": tmp_path}.items() if name != "explained"
+    )
+    problem = bench._problem(f"srl-gnn[{options}]", torch.device("cpu"), 30)
+    assert problem.splits["test"].graphs.num_graphs == 30
+    with pytest.raises(UserError, match=r"expected 40 test graphs, 10 times --graphs; .* has 36: ask for fewer"):
+        bench._problem(f"srl-gnn[{options}]", torch.device("cpu"), 40)

@@ -89,6 +89,7 @@ class SemanticRoles(Task):
 
     Config = SRLConfig
     family = "srl"
+    size_option = "explained"
     quick = {"profile": "quick", "predicates": 200, "explained": 20, "epochs": 1, "width": 16}
     recurrent: ClassVar[bool]
     layers: ClassVar[int]
