@@ -13,6 +13,10 @@ class Infeasible(Exception):  # noqa: N818 - an outcome, not a mistake
     """A method found no explanation that meets its own constraint; the cell is reported as ``infeasible``."""
 
 
+class Skipped(Exception):  # noqa: N818 - an outcome, not a mistake
+    """A method found that it is not made for a problem of this kind; the cell is reported as ``skipped``."""
+
+
 def printable(text: str) -> str:
     """Return text that a terminal shows as it is, on one line."""
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .costs import PeakMemory, Stopwatch
-from .errors import Infeasible
+from .errors import Infeasible, Skipped
 from .gates import UnsupportedModelError
 from .integrity import differences, fingerprint, graphs_digest, shuffled
 from .method import Attribution, Method, Subject
@@ -170,7 +170,7 @@ class Job:
             except FAULTS as error:  # the check is not the cell: what was found about the trained model stays
                 if status_of(error) == "out-of-memory":
                     raise
-                expected = isinstance(error, Infeasible)
+                expected = isinstance(error, Infeasible | Skipped)
                 logger.log(
                     logging.INFO if expected else logging.WARNING,
                     "%s, for a model with shuffled weights: %s",
@@ -195,7 +195,7 @@ def status_of(error: BaseException) -> str:
     """Return what a cell is called that ended with ``error``."""
     if isinstance(error, Infeasible):
         return "infeasible"
-    if isinstance(error, UnsupportedModelError):
+    if isinstance(error, UnsupportedModelError | Skipped):
         return "skipped"
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
@@ -205,7 +205,8 @@ def status_of(error: BaseException) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, after its kind where it is not one of the harness's own endings."""
-    text = str(error) if isinstance(error, Infeasible | UnsupportedModelError) else f"{type(error).__name__}: {error}"
+    own = isinstance(error, Infeasible | Skipped | UnsupportedModelError)
+    text = str(error) if own else f"{type(error).__name__}: {error}"
     return (text.splitlines() or [""])[0]
 
 

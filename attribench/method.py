@@ -244,6 +244,7 @@ class Method(ABC):
 
         Raises:
             Infeasible: when no explanation meets the method's own constraint.
+            Skipped: when the method is not made for graphs like these.
         """
 
     @abstractmethod

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from attribench.errors import Skipped
 from attribench.gates import Gates
 from attribench.graphs import GraphBatch
 from attribench.method import Attribution, Method, config
@@ -28,6 +29,9 @@ class ErasureConfig:
     """Options."""
 
     budget: int = Field(100_000, ge=1, description="subsets tried per graph; graphs that need more are left unfinished")
+    pilot: int = Field(
+        8, ge=0, description="validation graphs searched first; the method is skipped if it finishes fewer than half"
+    )
 
 
 @METHODS.register
@@ -36,9 +40,24 @@ class Erasure(Method):
 
     name = "erasure"
     Config = ErasureConfig
-    quick = {"budget": 300}
+    quick = {"budget": 300, "pilot": 0}
     decides = True
     config: ErasureConfig
+
+    def fit(self) -> None:
+        """Search some validation graphs: where the budget is too small for most, it would be spent on all for nothing.
+
+        Raises:
+            Skipped: when fewer than half are finished.
+        """
+        validation = self.subject.validation
+        first = torch.arange(min(self.config.pilot, validation.num_graphs), device=validation.device)
+        complete = self.attribute(validation.select(first)).complete if len(first) else None
+        if complete is not None and 2 * int(complete.sum()) < len(complete):
+            raise Skipped(
+                f"exact search finishes {int(complete.sum())} of {len(complete)} validation graphs within "
+                f"{self.config.budget} subsets each; erasure-greedy is its approximation"
+            )
 
     def attribute(self, graphs: GraphBatch) -> Attribution:
         """Search all graphs of the batch; those that outrun the budget are not ``complete`` and retain everything."""

@@ -5,7 +5,7 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, combinations
 from math import comb
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch_geometric.nn import MessagePassing
 
 from attribench.contract import ContractModel
+from attribench.errors import Skipped
 from attribench.graphs import GraphBatch
 from attribench.method import Attribution, Subject
 from attribench.model import GraphModel
@@ -227,6 +228,26 @@ def test_graphs_beyond_the_budget_are_unfinished_and_retain_everything(
             assert int(attribution.diagnostics["size"][g]) == (brute.size if done else mask.numel())
             if not done:
                 assert (attribution.scores[:, case.edges(g)] == 1).all()
+
+
+def test_skipped_where_the_budget_is_too_small_for_most_of_the_first_validation_graphs(case: Case) -> None:
+    kind = METHODS["erasure"]
+    order = sorted(range(len(case.truth)), key=lambda g: -case.truth[g].tried)  # so that the first of them take long
+    subject = replace(case.subject, validation=case.graphs.select(torch.tensor(order)))
+    ends = set()
+    for pilot in (1, 5, 10**6):
+        needs = [case.truth[g].tried for g in order[:pilot]]
+        for budget in sorted({*needs, 1}):
+            method = kind(kind.Config(budget=budget, pilot=pilot), subject=subject)
+            done = sum(need <= budget for need in needs)
+            ends.add(2 * done < len(needs))
+            if 2 * done < len(needs):
+                with pytest.raises(Skipped, match=f"finishes {done} of {len(needs)} .* within {budget} subsets"):
+                    method.fit()
+            else:
+                method.fit()
+    assert ends == {True, False}
+    kind(kind.Config(budget=1, pilot=0), subject=subject).fit()
 
 
 class Total(MessagePassing):

@@ -221,7 +221,18 @@ def test_a_bad_variant_is_one_clear_line(cli: Cli, tmp_path: Path, name: str, wo
 
 # A budget of 14 covers the empty graph and all single messages of up to 12. The two models differ: of the first, every
 # prediction hangs on at most one message; of the second, some hang on two or three.
-PARTIAL = ["run", "--methods", "erasure,gate-values", *SMALL, "--set", "erasure.budget=14", "--seeds", "2"]
+PARTIAL = [
+    "run",
+    "--methods",
+    "erasure,gate-values",
+    *SMALL,
+    "--set",
+    "erasure.budget=14",
+    "--set",
+    "erasure.pilot=0",
+    "--seeds",
+    "2",
+]
 
 
 def test_partial_cells_end_to_end(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,6 +291,15 @@ def test_more_budget_finishes_what_was_partial(cli: Cli) -> None:
     sizes = [row["diagnostic_size"] for row in rows("per_graph", "erasure")]
     assert len(sizes) == 30
     assert max(sizes) > 1
+
+
+def test_a_method_that_is_not_made_for_these_graphs_is_skipped_with_its_reason(cli: Cli) -> None:
+    code, out, _ = cli("run", "--methods", "erasure", *SMALL, "--set", "erasure.budget=1", "--seeds", "2", "--out", "r")
+    assert code == 0
+    found = {row["data_seed"]: row["status"] for row in rows("scores", "erasure")}
+    assert "skipped" in found.values()
+    assert "skipped: exact search finishes " in out
+    assert "within 1 subsets each; erasure-greedy is its approximation" in " ".join(out.split())
 
 
 def test_a_cell_that_finished_no_graph_has_no_scores(cli: Cli) -> None:
