@@ -127,7 +127,7 @@ def test_a_layer_is_a_sum_over_gated_arcs_and_itself(connected: bool) -> None:
         gate = torch.sigmoid(layer.gate.weight.weight[way] @ x[u] + layer.gate.bias.weight[kind, 0])
         message = layer.weight.weight[4 * int(way) : 4 * int(way) + 4] @ x[u] + layer.bias.weight[kind]
         expected[v] = expected[v] + (gate * message if connected else 0)
-    actual = layer(x, GRAPHS.edge_index, GRAPHS["edge_type"], GRAPHS["direction"])
+    actual = layer(x, GRAPHS.edge_index, layer.transform(x, GRAPHS))
     torch.testing.assert_close(actual, expected.relu())
 
 
@@ -141,14 +141,14 @@ def test_a_role_is_scored_for_token_predicate_and_lemma() -> None:
         for role in range(4):
             q = torch.cat([scorer.lemma.weight[GRAPHS["lemma"][graph]], scorer.role.weight[role]])
             expected[token, role] = torch.cat([state[token], state[predicate]]) @ scorer.mix(q).relu()
-    torch.testing.assert_close(scorer(state, GRAPHS), expected)
+    torch.testing.assert_close(scorer(state, scorer.weights(GRAPHS), GRAPHS), expected)
 
 
 def test_the_recurrent_layer_reads_each_sentence_alone() -> None:
     model = labeller(recurrent=2, layers=1)
-    together = model.encode(GRAPHS)
+    together = model.embed(GRAPHS)
     for g in range(GRAPHS.num_graphs):
-        alone = model.encode(GRAPHS.select(torch.tensor([g])))
+        alone = model.embed(GRAPHS.select(torch.tensor([g])))
         torch.testing.assert_close(alone, together[GRAPHS.batch == g])
 
 

@@ -7,7 +7,7 @@ term of the layer, and no method can close it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,24 @@ class ArcGate(nn.Module):
         self.bias = nn.Embedding(num_types, 1)
         nn.init.zeros_(self.bias.weight)
 
-    def forward(self, x_j: Tensor, edge_type: Tensor, direction: Tensor) -> Tensor:
-        """Return gates ``(E, 1)``."""
-        logits: Tensor = self.weight(x_j).gather(1, direction[:, None]) + self.bias(edge_type)
+    def forward(self, x: Tensor, sender: Tensor, edge_type: Tensor) -> Tensor:
+        """Return gates ``(E, 1)``; ``sender`` is the place of (source, direction) among all pairs."""
+        logits: Tensor = self.weight(x).view(-1, 1)[sender] + self.bias(edge_type)
         return logits.sigmoid()
+
+
+class Transformed(NamedTuple):
+    """What a layer makes of its input before any message is passed.
+
+    Args:
+        own: ``(N, D)``, what each token says to itself.
+        content: ``(E, D)``, messages before their gates.
+        gate: ``(E, 1)``.
+    """
+
+    own: Tensor
+    content: Tensor
+    gate: Tensor
 
 
 class SyntacticConv(MessagePassing):
@@ -55,22 +69,24 @@ class SyntacticConv(MessagePassing):
         self.connected = connected
         nn.init.zeros_(self.bias.weight)
 
-    def forward(self, x: Tensor, edge_index: Tensor, edge_type: Tensor, direction: Tensor) -> Tensor:
+    def transform(self, x: Tensor, graphs: GraphBatch) -> Transformed:
+        """Return what does not depend on which messages arrive in this layer."""
+        edge_type = graphs["edge_type"]
+        sender = DIRECTIONS * graphs.edge_index[0] + graphs["direction"]
+        content = self.weight(x).view(-1, x.shape[1])[sender] + self.bias(edge_type)
+        return Transformed(self.own(x), content, self.gate(x, sender, edge_type))
+
+    def forward(self, x: Tensor, edge_index: Tensor, transformed: Transformed) -> Tensor:
         """Return the new states ``(N, D)``."""
-        by_direction = self.weight(x).view(-1, DIRECTIONS * x.shape[1])
         received: Tensor = self.propagate(
-            edge_index, x=x, by_direction=by_direction, edge_type=edge_type, direction=direction
+            edge_index, size=(len(x), len(x)), content=transformed.content, gate=transformed.gate
         )
-        out: Tensor = self.own(x) + (received if self.connected else 0 * received)
+        out: Tensor = transformed.own + (received if self.connected else 0 * received)
         return out.relu()
 
-    def message(self, x_j: Tensor, by_direction_j: Tensor, edge_type: Tensor, direction: Tensor) -> Tensor:
+    def message(self, content: Tensor, gate: Tensor) -> Tensor:
         """Return gated messages ``(E, D)``."""
-        both = by_direction_j.view(len(direction), DIRECTIONS, x_j.shape[1])
-        own = both[torch.arange(len(direction), device=direction.device), direction]
-        gate: Tensor = self.gate(x_j, edge_type, direction)
-        message: Tensor = gate * (own + self.bias(edge_type))
-        return message
+        return gate * content
 
 
 class RoleScorer(nn.Module):
@@ -88,18 +104,36 @@ class RoleScorer(nn.Module):
         self.role = nn.Embedding(num_roles, embedding)
         self.mix = nn.Linear(2 * embedding, 2 * width)
 
-    def forward(self, state: Tensor, graphs: GraphBatch) -> Tensor:
-        """Return logits ``(N, R)`` from states ``(N, D)``."""
+    def weights(self, graphs: GraphBatch) -> Tensor:
+        """Return ReLU(U [q_lemma, q_role]) ``(G, R, 2 D)``."""
         count, num_roles = graphs.num_graphs, self.role.num_embeddings
         lemma = self.lemma(graphs["lemma"])[:, None].expand(-1, num_roles, -1)
         role = self.role.weight.expand(count, -1, -1)
-        weight = self.mix(torch.cat([lemma, role], dim=-1)).relu()  # (G, R, 2 D)
-        of_token, of_predicate = weight.chunk(2, dim=-1)
+        weights: Tensor = self.mix(torch.cat([lemma, role], dim=-1)).relu()
+        return weights
+
+    def forward(self, state: Tensor, weights: Tensor, graphs: GraphBatch) -> Tensor:
+        """Return logits ``(N, R)`` from states ``(N, D)`` and the weights."""
+        of_token, of_predicate = weights.chunk(2, dim=-1)
         predicate = state[graphs.node_ptr[:-1] + graphs["position"]]
         shared = (of_predicate @ predicate[:, :, None])[:, :, 0]  # (G, R)
-        tokens, mask = to_dense_batch(state, graphs.batch, batch_size=count)
+        tokens, mask = to_dense_batch(state, graphs.batch, batch_size=graphs.num_graphs)
         logits: Tensor = (tokens @ of_token.transpose(1, 2) + shared[:, None])[mask]
         return logits
+
+
+class Encoded(NamedTuple):
+    """What comes before the first message, and is computed once whatever is masked.
+
+    Args:
+        x: ``(N, D)``, the first layer's input.
+        transformed: what that layer makes of it.
+        weights: the scorer's.
+    """
+
+    x: Tensor
+    transformed: Transformed
+    weights: Tensor
 
 
 class RoleLabeller(GraphModel):
@@ -151,8 +185,8 @@ class RoleLabeller(GraphModel):
         self.layers = nn.ModuleList(SyntacticConv(width, num_types, connected) for _ in range(layers))
         self.scorer = RoleScorer(width, num_lemmas, num_roles)
 
-    def encode(self, graphs: GraphBatch) -> Tensor:
-        """Return the tokens' states before the first message ``(N, D)``."""
+    def embed(self, graphs: GraphBatch) -> Tensor:
+        """Return the tokens' states before the first layer ``(N, D)``."""
         words = self.get_buffer("vectors")[graphs["word"]]
         x = self.dropout(torch.cat([words, self.known(graphs["known"]), self.flag(graphs["flag"])], dim=-1))
         if self.lstm is None:
@@ -165,14 +199,27 @@ class RoleLabeller(GraphModel):
         states: Tensor = out[mask]
         return states
 
-    def decode(self, graphs: GraphBatch, state: Tensor) -> Tensor:
+    def encode(self, graphs: GraphBatch) -> Encoded:
+        """Return all that comes before the first message."""
+        x = self.dropout(self.embed(graphs))
+        return Encoded(x, self.convolutions[0].transform(x, graphs), self.scorer.weights(graphs))
+
+    def decode(self, graphs: GraphBatch, state: Encoded) -> Tensor:
         """Pass the messages and score the roles ``(N, R)``."""
-        for layer in self.layers:
-            state = layer(self.dropout(state), graphs.edge_index, graphs["edge_type"], graphs["direction"])
-        logits: Tensor = self.scorer(self.dropout(state), graphs)
+        x, transformed, weights = state
+        first, *others = self.convolutions
+        x = first(x, graphs.edge_index, transformed)
+        for layer in others:
+            x = self.dropout(x)
+            x = layer(x, graphs.edge_index, layer.transform(x, graphs))
+        logits: Tensor = self.scorer(self.dropout(x), weights, graphs)
         return logits
+
+    @property
+    def convolutions(self) -> list[SyntacticConv]:
+        """The layers, from the first."""
+        return [layer for layer in self.layers if isinstance(layer, SyntacticConv)]
 
     def gate_modules(self) -> list[nn.Module]:
         """Return the layers' gates."""
-        gates: list[Any] = [layer.gate for layer in self.layers]
-        return gates
+        return [layer.gate for layer in self.convolutions]
