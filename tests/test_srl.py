@@ -65,6 +65,8 @@ def test_a_graph_per_predicate() -> None:
     assert graphs["sentence"].tolist() == [0, 0, 2]
     assert graphs["position"].tolist() == [1, 3, 1]
     assert graphs["flag"].nonzero()[:, 0].tolist() == [1, 4 + 3, 8 + 1]
+    tags = list(VOCABULARY.tags)
+    assert [tags[i - 1] for i in graphs["tag"].tolist()] == [*"Dcbc", *"Dcbc", *"Cs"]
     assert graphs["word"].tolist() == [2, 0, 0, 1, 2, 0, 0, 1, 1, 0]
     names = ["O", *VOCABULARY.roles]
     assert [names[i] for i in split.labels.tolist()] == ["A0", "O", "O", "A1", "O", "O", "AM", "O", "A0", "O"]
@@ -150,6 +152,20 @@ def test_the_recurrent_layer_reads_each_sentence_alone() -> None:
     for g in range(GRAPHS.num_graphs):
         alone = model.embed(GRAPHS.select(torch.tensor([g])))
         torch.testing.assert_close(alone, together[GRAPHS.batch == g])
+
+
+@pytest.mark.parametrize(("name", "options"), [("tag", {"num_tags": 9}), ("lemma", {"lemma": True})])
+def test_an_optional_input_changes_what_is_read(name: str, options: dict[str, Any]) -> None:
+    model, plain = labeller(layers=1, **options), labeller(layers=1)
+    with_it = sum(p.numel() for p in model.parameters()) > sum(p.numel() for p in plain.parameters())
+    assert with_it
+    other = {key: (value + 1) % 2 for key, value in GRAPHS.node.items() if key == name}
+    changed = replace(GRAPHS, node={**GRAPHS.node, **other})
+    if name == "lemma":
+        changed = replace(GRAPHS, graph={**GRAPHS.graph, "lemma": (GRAPHS["lemma"] + 1) % 2})
+    differs = (model.embed(changed) != model.embed(GRAPHS)).any(1)
+    assert torch.equal(plain.embed(changed), plain.embed(GRAPHS))
+    assert torch.equal(differs, GRAPHS["flag"] > 0 if name == "lemma" else torch.ones_like(differs))
 
 
 def without_edges(graphs: GraphBatch) -> GraphBatch:
@@ -265,6 +281,9 @@ def test_predicates_that_are_explained_are_a_seeded_sample(tmp_path: Path) -> No
     assert keys == again["test"].graphs.graph_key.tolist()
     assert keys != first["validation"].graphs.graph_key.tolist()
     assert len(set(keys)) == 10
+    more = built(tmp_path, tag=True, lemma=True).model
+    assert more.tag is not None
+    assert more.lemma is not None
     some = built(tmp_path, predicates=7).splits["train"].graphs
     assert some.num_graphs == 7
 

@@ -29,6 +29,7 @@ class Vocabulary:
     Args:
         words: lower-cased forms that have fixed vectors; 0 is for all others.
         known: lower-cased forms whose vectors are trained; 0 is for all others.
+        tags: parts of speech; 0 is for all others.
         lemmas: of predicates; 0 is for all others.
         relations: dependency relations; the type of an arc's messages is twice its relation's number, and one more
             against the arc. 0 is for all others.
@@ -37,20 +38,23 @@ class Vocabulary:
 
     words: dict[str, int]
     known: dict[str, int]
+    tags: dict[str, int]
     lemmas: dict[str, int]
     relations: dict[str, int]
     roles: dict[str, int]
 
     @staticmethod
     def of(train: Sequence[Sentence], words: Sequence[str], least: int) -> Vocabulary:
-        """Number what occurs in the training sentences at least ``least`` times (relations and roles: at all)."""
+        """Number what occurs in the training sentences at least ``least`` times (tags, relations and roles: at all)."""
         forms = Counter(form.lower() for sentence in train for form in sentence.form)
+        parts = Counter(tag for sentence in train for tag in tags(sentence))
         lemmas = Counter(sentence.lemma[i].lower() for sentence in train for i in sentence.predicates)
         relations = Counter(relation for sentence in train for relation in tree(sentence)[1])
         roles = Counter(role for sentence in train for roles in sentence.roles for role in roles if role != "_")
         return Vocabulary(
             {word: i for i, word in enumerate(words, start=1)},
             _numbered(forms, least),
+            _numbered(parts, 1),
             _numbered(lemmas, least),
             _numbered(relations, 1),
             _numbered(roles, 1),
@@ -78,12 +82,17 @@ def tree(sentence: Sentence) -> tuple[list[int], list[str]]:
     return sentence.phead, sentence.pdeprel
 
 
+def tags(sentence: Sentence) -> list[str]:
+    """Return parts of speech, the predicted ones where the tree is predicted."""
+    return sentence.pos if sentence.phead is None else sentence.ppos
+
+
 def make_split(sentences: Sequence[Sentence], vocabulary: Vocabulary, name: str, shuffle_heads: bool = False) -> Split:
     """Return a graph for every predicate, in the order of the sentences.
 
-    Nodes carry ``word``, ``known``, ``flag`` (1 at the predicate); edges ``edge_type`` and ``direction`` (0 along the
-    arc, from head to dependent; 1 against it); graphs ``lemma``, ``position`` (of the predicate) and ``sentence``.
-    Labels are the roles ``(N,)``.
+    Nodes carry ``word``, ``known``, ``tag`` and ``flag`` (1 at the predicate); edges ``edge_type`` and ``direction`` (0
+    along the arc, from head to dependent; 1 against it); graphs ``lemma``, ``position`` (of the predicate) and
+    ``sentence``. Labels are the roles ``(N,)``.
 
     Args:
         sentences: to make graphs of.
@@ -116,6 +125,7 @@ def _sentence_batch(sentences: Sequence[Sentence], vocabulary: Vocabulary, shuff
         torch.tensor([numbers.get(form.lower(), UNKNOWN) for s in sentences for form in s.form], dtype=torch.long)
         for numbers in (vocabulary.words, vocabulary.known)
     )
+    tag = torch.tensor([vocabulary.tags.get(x, UNKNOWN) for s in sentences for x in tags(s)], dtype=torch.long)
     trees = [tree(sentence) for sentence in sentences]
     types = torch.tensor([vocabulary.relations.get(r, UNKNOWN) for _, relations in trees for r in relations])
     heads = torch.tensor([head for heads, _ in trees for head in heads], dtype=torch.long)
@@ -138,7 +148,7 @@ def _sentence_batch(sentences: Sequence[Sentence], vocabulary: Vocabulary, shuff
         edge_ptr=edge_ptr,
         graph_key=torch.arange(len(sentences)),
         edge_key=torch.arange(edge_index.shape[1]) - edge_ptr[:-1].repeat_interleave(counts),
-        node={"word": words, "known": known},
+        node={"word": words, "known": known, "tag": tag},
         edge={"edge_type": 2 * types[dependent].repeat_interleave(2) + direction, "direction": direction},
     )
 

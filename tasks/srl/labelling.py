@@ -9,11 +9,12 @@ gold mask. The trees are gold trees, where the paper's are predicted. ``--data-d
 (CoNLL-2009 English), with its predicted trees where the file has them.
 
 **The models** are Marcheggiani & Titov's (EMNLP 2017): `srl-gnn` has two syntactic GCN layers and no BiLSTM,
-`srl-lstm` a BiLSTM and one layer. One graph is one predicate in its sentence, one prediction all its roles; the
-metric is labelled argument F1 (micro, without "O"). ``edges=none`` trains a model of the same size that receives no
-message, which is the fair evidence that the tree matters; ``edges=shuffled`` deals out the heads anew; two lookup
-tables are among the figures of every model. Methods explain a seeded subset of the predicates, 500 of validation and
-of test, and fit on all of train.
+`srl-lstm` a BiLSTM and one layer. Their inputs are words and the predicate's place; tags and the predicate's lemma are
+on request (gold tags leave less for the tree to say). One graph is one predicate in its sentence, one prediction all
+its roles; the metric is labelled argument F1 (micro, without "O"). ``edges=none`` trains a model of the same size that
+receives no message, which is the fair evidence that the tree matters; ``edges=shuffled`` deals out the heads anew; two
+lookup tables are among the figures of every model. Methods explain a seeded subset of the predicates, 500 of
+validation and of test, and fit on all of train.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class SRLConfig:
     predicates: int | None = Field(None, ge=0, description="training predicates, at random; 0: all")
     epochs: int | None = Field(None, ge=1, description="None: 6 without the BiLSTM, 4 with it")
     width: int | None = Field(None, ge=2, multiple_of=2, description="of the states; None: the profile's")
+    tag: bool = Field(False, description="whether parts of speech are inputs")
+    lemma: bool = Field(False, description="whether the predicate's lemma is an input, at the predicate")
     learning_rate: float = Field(2e-3, gt=0, description="Adam")
     batch_tokens: int = Field(1500, ge=1, description="tokens of one training step")
     edges: Literal["tree", "none", "shuffled"] = Field(
@@ -151,6 +154,8 @@ class SemanticRoles(Task):
             layers=self.layers,
             dropout=self._profile("dropout"),
             connected=self.config.edges != "none",
+            num_tags=len(vocabulary.tags) + 1 if self.config.tag else 0,
+            lemma=self.config.lemma,
         )
 
     def _train(

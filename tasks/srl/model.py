@@ -139,20 +139,22 @@ class Encoded(NamedTuple):
 class RoleLabeller(GraphModel):
     """Role logits ``(N, R)`` of every token, for one predicate in its sentence a graph.
 
-    Reads ``word``, ``known`` and ``flag`` of the nodes, ``edge_type`` and ``direction`` of the edges, ``lemma`` and
-    ``position`` of the graphs.
+    Reads ``word``, ``known``, ``tag`` and ``flag`` of the nodes, ``edge_type`` and ``direction`` of the edges,
+    ``lemma`` and ``position`` of the graphs.
 
     Args:
         vectors: ``(V, F)``, fixed word vectors, the first of words that have none.
         num_known: words with vectors that are trained, the first for all others.
         num_types, num_lemmas, num_roles: sizes of the vocabularies.
         width: D.
-        trained: width of the trained word vectors.
-        flag: width of the predicate flag's vectors.
+        trained: width of the trained word vectors, and of those of lemmas.
+        flag: width of the vectors of the predicate flag, and of tags.
         recurrent: layers of the BiLSTM; 0 for none.
         layers: GCN layers.
         dropout: share of the inputs of every part that is dropped in training.
         connected: see :class:`SyntacticConv`.
+        num_tags: size of the vocabulary of tags, where they are inputs; 0: they are not.
+        lemma: whether the predicate's lemma is an input, at the predicate alone.
     """
 
     def __init__(
@@ -170,12 +172,16 @@ class RoleLabeller(GraphModel):
         layers: int,
         dropout: float,
         connected: bool = True,
+        num_tags: int = 0,
+        lemma: bool = False,
     ) -> None:
         super().__init__()
         self.register_buffer("vectors", vectors)
         self.known = nn.Embedding(num_known, trained)
         self.flag = nn.Embedding(2, flag)
-        inputs = vectors.shape[1] + trained + flag
+        self.tag = nn.Embedding(num_tags, flag) if num_tags else None
+        self.lemma = nn.Embedding(num_lemmas, trained) if lemma else None
+        inputs = vectors.shape[1] + trained + flag + (flag if num_tags else 0) + (trained if lemma else 0)
         self.dropout = nn.Dropout(dropout)
         self.lstm: nn.LSTM | None = None
         if recurrent:
@@ -187,8 +193,13 @@ class RoleLabeller(GraphModel):
 
     def embed(self, graphs: GraphBatch) -> Tensor:
         """Return the tokens' states before the first layer ``(N, D)``."""
-        words = self.get_buffer("vectors")[graphs["word"]]
-        x = self.dropout(torch.cat([words, self.known(graphs["known"]), self.flag(graphs["flag"])], dim=-1))
+        flag = graphs["flag"]
+        inputs = [self.get_buffer("vectors")[graphs["word"]], self.known(graphs["known"]), self.flag(flag)]
+        if self.tag is not None:
+            inputs.append(self.tag(graphs["tag"]))
+        if self.lemma is not None:
+            inputs.append(self.lemma(graphs["lemma"])[graphs.batch] * flag[:, None])
+        x = self.dropout(torch.cat(inputs, dim=-1))
         if self.lstm is None:
             first: Tensor = self.initial(x).relu()
             return first
