@@ -27,6 +27,9 @@ THINNED = (0.75, 0.5, 0.25)
 LAYER_FIGURES = ("attribution_share", "gold_share", "precision", "recall", "f1", "auroc")
 """What the scores say of every layer, beside ``layers.csv``."""
 
+LAYER_FIGURES_WITHOUT_GOLD = ("attribution_share", "retained_share")
+"""The same where there is no gold."""
+
 METRIC_FALL = 0.01
 """Without gold, the threshold is the sparsest whose validation metric falls by at most this much."""
 
@@ -137,8 +140,9 @@ class Judge:
             figures[f"diagnostic_{key}"] = float(diagnostic.double().mean())
         layers = self._score_layers(values, mask)
         if len(layers) > 1:
+            told = LAYER_FIGURES if self.problem.splits["test"].gold is not None else LAYER_FIGURES_WITHOUT_GOLD
             for k, layer in enumerate(layers):
-                figures.update({f"{name}_layer_{k}": value for name, value in layer.items() if name in LAYER_FIGURES})
+                figures.update({f"{name}_layer_{k}": value for name, value in layer.items() if name in told})
         return Scores(name, kind, figures, per_graph, layers)
 
     def controls(self, name: str, attributions: dict[str, Attribution], seed: int) -> list[Scores]:

@@ -64,6 +64,39 @@ class Reference:
         table = self.table(run, "scores")
         return [float(x) for x in table[(table["method"] == method) & (table["task"] == task)][figure]]
 
+    def figures(self, run: str, task: str, figure: str) -> list[float]:
+        """Return a figure of every problem of a task, in the order of the seeds; nothing where there is none."""
+        table = self.table(run, "tasks")
+        return [float(x) for x in table[table["task"] == task][figure].dropna()] if figure in table else []
+
+    def smallest_lead(self, better: tuple[str, str], worse: tuple[str, str], figure: str) -> float:
+        """Return the smallest difference of a figure between two tasks, each (run, task), of the same seeds.
+
+        Raises:
+            UserError: when their seeds differ.
+        """
+        seeds = ["data_seed", "model_seed"]
+        first, second = (
+            self.table(run, "tasks").query("task == @task").set_index(seeds)[figure] for run, task in (better, worse)
+        )
+        if first.empty or not first.index.equals(second.index):
+            raise UserError(f"expected the same seeds of {better} and {worse}; got others: run the study")
+        return float((first - second).min())
+
+    def by_layer(self, run: str, method: str, figure: str, task: str) -> list[float]:
+        """Return the mean over cells of a figure of every layer, from the first."""
+        table = self.table(run, "scores")
+        number = sum(str(name).startswith(f"{figure}_layer_") for name in table)
+        means = (self.mean(run, method, f"{figure}_layer_{k}", task) for k in range(number))
+        return [x for x in means if not math.isnan(x)]
+
+    def endings(self, run: str, but: Sequence[str] = ("ok",)) -> list[str]:
+        """Return what the scores say of cells whose status is none of ``but``: task, method, status and reason."""
+        table = self.table(run, "scores")
+        rows = table[~table["status"].isin(but) & (table["kind"] == "method")]
+        lines = [f"`{row.method}` on {row.task}: {row.status}, {row.reason}" for row in rows.itertuples()]
+        return list(dict.fromkeys(lines))
+
     def rows(self, run: str, task: str, kinds: Sequence[str] = ("method", "control")) -> list[str]:
         """Return the methods and controls that have figures for a task, in the order of the table."""
         table = self.table(run).query("status == 'ok' and cells > 0")

@@ -371,6 +371,10 @@ def test_without_gold_it_is_scored_what_the_mask_loses_and_whether_all_of_it_is_
     with Judge(problem(Votes(1.0, 1.0), many, many)) as judge:
         figures = judge.score("x", {"test": Attribution(scores, hard_mask=scores > 0, per_layer=per_layer)}).figures
     assert figures["metric_fall"] == 0.25
+    assert [figures[f"{name}_layer_{k}"] for name in ("attribution_share", "retained_share") for k in (0, 1)] == [
+        *(0.375, 0.375),  # of no layer where a graph's scores are all 0
+        *(0.5, 0.5),
+    ]
     for share in THINNED:
         expected = 0.25 + 0.75 * lost(share)
         assert figures[f"metric_fall_thinned_to_{share:g}"] == pytest.approx(expected, abs=4 * 0.5 / 3000**0.5)

@@ -36,6 +36,7 @@ from attribench.method import config, untracked
 from attribench.output import NodeClassification
 from attribench.registry import TASKS
 from attribench.seeds import generator
+from attribench.study import render_card
 from attribench.task import Problem, Split, Task, TaskSeeds, Workshop
 
 from .conll import Sentence, read_conll
@@ -97,6 +98,24 @@ class SemanticRoles(Task):
     recurrent: ClassVar[bool]
     layers: ClassVar[int]
     config: SRLConfig
+
+    def card(self) -> str:
+        """Return what the data are, counted, and what the reference study found."""
+        sentences = {name: read_conll(path) for name, path in self._files.items() if name != "vectors"}
+        counts = {
+            name: {
+                "sentences": len(found),
+                "tokens": sum(len(s.form) for s in found),
+                "predicates": sum(len(s.predicates) for s in found),
+                "arguments": sum(role != "_" for s in found for roles in s.roles for role in roles),
+            }
+            for name, found in sentences.items()
+        }
+        roles = Counter(role for s in sentences["train"] for roles in s.roles for role in roles if role != "_")
+        shares = {name: count / roles.total() for name, count in roles.most_common()}
+        tasks = [name for name in TASKS if TASKS[name].family == self.family]
+        findings = render_card("srl", splits=counts, roles=shares, tasks=tasks)
+        return f"# {self.name}\n\n{__doc__}\n{findings.strip()}\n"
 
     def sources(self) -> dict[str, str]:
         """Return the checksums of the data and the vectors."""
