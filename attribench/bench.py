@@ -6,6 +6,7 @@ Machines are shared and noisy, so every ratio compares two things measured in tu
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -19,7 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .costs import Stopwatch
+from .costs import PeakMemory, Stopwatch
 from .errors import UserError
 from .graphs import GraphBatch
 from .method import Method, Subject
@@ -30,6 +31,9 @@ from .task import Problem, TaskSeeds, Workshop, build_problem, without_cache
 
 GROWTH = 10
 """Factor between the two batch sizes of the growth figure."""
+
+ENOUGH_SECONDS = 120.0
+"""Measuring that has taken longer than this is not repeated."""
 
 
 def run_bench(
@@ -52,10 +56,11 @@ def run_bench(
     frame = pd.DataFrame(rows).assign(task=task, device=where, threads=torch.get_num_threads())
     write_atomically(out / "bench.csv", lambda draft: frame.to_csv(draft, index=False, float_format="%.4g"))
     table = Table(title=f"{task}, {num_graphs} graphs, {where}, {torch.get_num_threads()} thread(s)", box=box.SIMPLE)
-    for heading in ("method", "what", "ours", "other", "ratio"):
+    for heading in ("method", "what", "ours", "other", "ratio", "peak MiB"):
         table.add_column(heading, justify="left" if heading in ("method", "what") else "right")
     for row in rows:
-        table.add_row(row["method"], row["what"], _seconds(row["ours"]), _seconds(row["other"]), f"{row['ratio']:.3g}")
+        times, peak = (_seconds(row["ours"]), _seconds(row["other"])), row.get("peak_mib")
+        table.add_row(row["method"], row["what"], *times, f"{row['ratio']:.3g}", f"{peak:.0f}" if peak else "")
     console.print(table)
 
 
@@ -85,9 +90,15 @@ class Bench:
         self.graphs = self.many.select(torch.arange(num_graphs, device=device))
 
     def seconds(self, *actions: Callable[[], Any], repeats: int = 3) -> list[float]:
-        """Return the median seconds of each action, run in turn ``repeats`` times after one warm-up."""
+        """Return the median seconds of each action, run in turn ``repeats`` times after one warm-up.
+
+        Fewer times where it takes longer than ``ENOUGH_SECONDS``.
+        """
         taken: list[list[float]] = [[] for _ in actions]
+        start = time.perf_counter()
         for repeat in range(repeats + 1):
+            if repeat > 1 and time.perf_counter() - start > ENOUGH_SECONDS:
+                break
             for action, record in zip(actions, taken, strict=True):
                 with Stopwatch(self.device) as watch:
                     action()
@@ -159,16 +170,17 @@ class Bench:
         ]
 
     def growth(self, kind: type[Method]) -> list[dict[str, Any]]:
-        """Return the time for ten times as many graphs over ten times the time: 1 is linear."""
+        """Return the time for ten times as many graphs over ten times the time, 1 being linear, and the peak memory."""
         option = kind.steps_option
         steps = (
-            {} if option is None or option[1] == "fit" else {option[0]: max(1, getattr(kind.Config(), option[0]) // 4)}
+            {} if option is None or option[1] == "fit" else {option[0]: max(1, getattr(kind.Config(), option[0]) // 40)}
         )
         method = kind(make_config(kind.name, kind.Config, {**kind.quick, **steps}), subject=self.subject)
         method.fit()
-        few, many = self.seconds(lambda: method.attribute(self.graphs), lambda: method.attribute(self.many), repeats=7)
+        with PeakMemory(self.device) as memory:
+            few, many = self.seconds(lambda: method.explain(self.graphs), lambda: method.explain(self.many), repeats=7)
         what = f"{self.graphs.num_graphs} against {self.many.num_graphs} graphs; 1 is linear"
-        return [_row(kind, what, many, few, many / few / GROWTH)]
+        return [{**_row(kind, what, many, few, many / few / GROWTH), "peak_mib": memory.mebibytes}]
 
 
 def _row(kind: type[Method], what: str, ours: float, other: float, ratio: float) -> dict[str, Any]:

@@ -30,7 +30,9 @@ class ErasureConfig:
 
     budget: int = Field(100_000, ge=1, description="subsets tried per graph; graphs that need more are left unfinished")
     pilot: int = Field(
-        8, ge=0, description="validation graphs searched first; the method is skipped if it finishes fewer than half"
+        10,
+        ge=0,
+        description="validation graphs searched first; the method is skipped if it finishes fewer than 9 of 10",
     )
 
 
@@ -45,15 +47,16 @@ class Erasure(Method):
     config: ErasureConfig
 
     def fit(self) -> None:
-        """Search some validation graphs: where the budget is too small for most, it would be spent on all for nothing.
+        """Search some validation graphs. Those that are not finished are those that need many messages: where there are
+        many of them, what is finished says little about the rest, and the budget is spent on all for nothing.
 
         Raises:
-            Skipped: when fewer than half are finished.
+            Skipped: when fewer than nine of ten are finished.
         """
         validation = self.subject.validation
         first = torch.arange(min(self.config.pilot, validation.num_graphs), device=validation.device)
         complete = self.attribute(validation.select(first)).complete if len(first) else None
-        if complete is not None and 2 * int(complete.sum()) < len(complete):
+        if complete is not None and 10 * int(complete.sum()) < 9 * len(complete):
             raise Skipped(
                 f"exact search finishes {int(complete.sum())} of {len(complete)} validation graphs within "
                 f"{self.config.budget} subsets each; erasure-greedy is its approximation"

@@ -8,7 +8,9 @@ keeps its prediction. All graphs, and many candidates of each, are tried at once
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from attribench.gates import Gates
 from attribench.graphs import GraphBatch
 from attribench.method import Attribution, Method
 from attribench.registry import METHODS
@@ -31,38 +33,56 @@ class GreedyErasure(Method):
         messages = num_layers * graphs.num_edges_per_graph
         kept = torch.arange(count, device=device) < messages[:, None]  # (G, count)
         dropped_in = torch.zeros(graphs.num_graphs, count, device=device)
-        index = torch.arange(graphs.num_graphs, device=device)
-        copies: Copies | None = None
         with self.gates() as gates:
-            for turn in self.track(range(count), "dropping messages", total=count):
-                if copies is None or 2 * len(index) <= copies.graphs.num_graphs:
-                    members = index
-                    copies = Copies(gates, self.subject.output, graphs.select(members), count)
-                    places = rank[:, graphs.edges_of(members)]
-                best, candidate = self._least_change(copies, kept[members], places)
-                can = torch.isfinite(best)
-                kept[members[can], candidate[can]] = False
-                dropped_in[members[can], candidate[can]] = turn + 1.0
-                index = members[can]
-                if not len(index):
-                    break
+            for group in self.track(of_like_size(messages), "graphs of like size"):
+                self._erase(gates, graphs, rank, group, kept, dropped_in)
         mask = kept[graphs.edge_graph, rank]
         order = dropped_in[graphs.edge_graph, rank] / (messages[graphs.edge_graph] + 1)
         return Attribution(torch.where(mask, 1.0, order), hard_mask=mask)
 
-    def _least_change(
-        self, copies: Copies, kept: torch.Tensor, places: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return each graph's smallest D* of a removal that keeps the prediction (infinity without one), and which."""
+    def _erase(
+        self, gates: Gates, graphs: GraphBatch, rank: Tensor, index: Tensor, kept: Tensor, dropped_in: Tensor
+    ) -> None:
+        """Erase the graphs ``index``; note in ``kept`` and ``dropped_in`` ``(G, count)`` what became of each place."""
+        copies: Copies | None = None
+        for turn in range(int(kept[index].sum(1).max())):
+            if copies is None or 2 * len(index) <= copies.graphs.num_graphs:
+                members = index
+                copies = Copies(gates, self.subject.output, graphs.select(members), kept.shape[1])
+                places = rank[:, graphs.edges_of(members)]
+            best, place = self._least_change(copies, kept[members], places)
+            can = torch.isfinite(best)
+            index = members[can]
+            if not len(index):
+                break
+            kept[index, place[can]] = False
+            dropped_in[index, place[can]] = turn + 1.0
+
+    def _least_change(self, copies: Copies, kept: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each graph's smallest D* of a removal that keeps the prediction (infinite without), and its place."""
         graphs = copies.graphs
         current = kept[graphs.edge_graph, places]
+        left = kept.sum(1)
+        order = (~kept).int().argsort(dim=1, stable=True)  # the places that are left come first
         changes = []
-        for candidates in torch.arange(kept.shape[1], device=graphs.device).split(copies.count):
-            masks = current & (places != candidates[:, None, None])  # (T, L, E)
+        for number in torch.arange(int(left.max()), device=graphs.device).split(copies.count):
+            candidates = order[:, number].T  # (T, G)
+            masks = current & (places != candidates[:, graphs.edge_graph][:, None])  # (T, L, E)
             unchanged, divergence = copies.evaluate(masks)
-            changes.append(torch.where(unchanged & kept[:, candidates].T, divergence, torch.inf))
-        change = torch.cat(changes)  # (count, G)
+            changes.append(torch.where(unchanged & (number[:, None] < left), divergence, torch.inf))
+        change = torch.cat(changes)
         best = change.amin(0)
         # Equal messages differ in their last bits with the batch; what is as good as equal goes by place.
         tied = change <= best + torch.finfo(change.dtype).eps ** 0.5 * (1 + best)
-        return best, tied.int().argmax(0)
+        return best, order.gather(1, tied.int().argmax(0)[:, None])[:, 0]
+
+
+def of_like_size(messages: Tensor) -> list[Tensor]:
+    """Return graphs in groups, numbers of messages within a quarter: each is given as many tries as the largest."""
+    sizes, order = messages.sort()
+    groups, start = [], int((sizes == 0).sum())
+    while start < len(sizes):
+        end = int((sizes <= sizes[start] * 1.25).sum())
+        groups.append(order[start:end])
+        start = end
+    return groups

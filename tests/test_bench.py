@@ -18,9 +18,11 @@ def test_bench_prints_and_writes_every_ratio(tmp_path: Path, monkeypatch: pytest
         main()
     assert exit_info.value.code == 0
     rows = pd.read_csv(tmp_path / "bench.csv")
-    assert list(rows) == ["method", "what", "ours", "other", "ratio", "task", "device", "threads"]
+    assert list(rows) == ["method", "what", "ours", "other", "ratio", "peak_mib", "task", "device", "threads"]
     assert rows.groupby("method").size().to_dict() == {"graphmask": 2, "integrated-gradients": 3}
     assert rows["what"].str.contains("PyG CaptumExplainer").sum() == 1
+    growth = rows["what"].str.endswith("1 is linear")
+    assert (rows["peak_mib"].notna() == growth).all()
     step = rows["what"].str.startswith("step")
     assert list(rows["ratio"][step]) == pytest.approx(list(rows["ours"][step] / rows["other"][step]), rel=1e-2)
 

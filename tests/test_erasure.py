@@ -230,7 +230,7 @@ def test_graphs_beyond_the_budget_are_unfinished_and_retain_everything(
                 assert (attribution.scores[:, case.edges(g)] == 1).all()
 
 
-def test_skipped_where_the_budget_is_too_small_for_most_of_the_first_validation_graphs(case: Case) -> None:
+def test_skipped_where_the_budget_is_too_small_for_some_of_the_first_validation_graphs(case: Case) -> None:
     kind = METHODS["erasure"]
     order = sorted(range(len(case.truth)), key=lambda g: -case.truth[g].tried)  # so that the first of them take long
     subject = replace(case.subject, validation=case.graphs.select(torch.tensor(order)))
@@ -240,8 +240,8 @@ def test_skipped_where_the_budget_is_too_small_for_most_of_the_first_validation_
         for budget in sorted({*needs, 1}):
             method = kind(kind.Config(budget=budget, pilot=pilot), subject=subject)
             done = sum(need <= budget for need in needs)
-            ends.add(2 * done < len(needs))
-            if 2 * done < len(needs):
+            ends.add(10 * done < 9 * len(needs))
+            if 10 * done < 9 * len(needs):
                 with pytest.raises(Skipped, match=f"finishes {done} of {len(needs)} .* within {budget} subsets"):
                     method.fit()
             else:

@@ -13,7 +13,7 @@ from attribench import bench
 from attribench.errors import UserError
 from attribench.gates import Gates
 from attribench.graphs import GraphBatch
-from attribench.registry import TASKS
+from attribench.registry import METHODS, TASKS
 from attribench.settings import make_config
 from attribench.task import TaskSeeds, Workshop, build_problem, without_cache
 
@@ -312,3 +312,39 @@ def test_bench_explains_as_many_predicates_as_it_is_told(tmp_path: Path) -> None
     assert problem.splits["test"].graphs.num_graphs == 30
     with pytest.raises(UserError, match=r"expected 40 test graphs, 10 times --graphs; .* has 36: ask for fewer"):
         bench._problem(f"srl-gnn[{options}]", torch.device("cpu"), 40)
+
+
+def long_sentence(tokens: int, predicates: int) -> Any:
+    """Return a sentence whose every fifth token is a predicate with the next token as its argument."""
+    places = [5 * i for i in range(predicates)]
+    rows = [
+        f"w{i % 50}{'*' if i in places else ''} {i} {'root' if i == 0 else f'r{i % 9}'} "
+        + " ".join("A0" if i == p + 1 else "_" for p in places)
+        for i in range(tokens)
+    ]
+    return sentence("\n".join(rows))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["srl-gnn", "srl-lstm"])
+def test_long_sentences_with_many_predicates_fit_in_eight_gibibytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """540 predicates of sentences of 160 tokens with 27 predicates each, in one batch."""
+    long = long_sentence(160, 27)
+    for split, count in (("train", 4), ("dev", 2), ("test", 20)):
+        conll.write_conll([long] * count, tmp_path / f"{split}.conll09")
+    problem = built(tmp_path, name, width=None, epochs=1, explained=540)
+    sizes = problem.splits["test"].graphs.num_nodes_per_graph
+    assert (len(sizes), set(sizes.tolist())) == (540, {160})
+
+    def once(_: Any, *actions: Any, repeats: int) -> list[float]:
+        for action in actions:
+            action()
+        return [1.0] * len(actions)
+
+    monkeypatch.setattr(bench.Bench, "seconds", once)
+    measure = bench.Bench(problem, 54, torch.device("cpu"))
+    for method in ("graphmask", "gnnexplainer") if name == "srl-gnn" else ("graphmask",):
+        (row,) = measure.growth(METHODS[method])
+        assert 100 < row["peak_mib"] < 8 * 1024, method
