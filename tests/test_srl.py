@@ -133,17 +133,20 @@ def test_a_layer_is_a_sum_over_gated_arcs_and_itself(connected: bool) -> None:
     torch.testing.assert_close(actual, expected.relu())
 
 
-def test_a_role_is_scored_for_token_predicate_and_lemma() -> None:
+@pytest.mark.parametrize("block", [1, 3, 16])
+def test_a_role_is_scored_for_token_predicate_and_lemma(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_of, "BLOCK", block)
+    graphs = GRAPHS
     torch.manual_seed(2)
     scorer = RoleScorer(3, len(VOCABULARY.lemmas) + 1, 4, embedding=5).double()
-    state = torch.randn(GRAPHS.num_nodes, 3, dtype=torch.float64)
-    expected = torch.zeros(GRAPHS.num_nodes, 4, dtype=torch.float64)
-    for token, graph in enumerate(GRAPHS.batch.tolist()):
-        predicate = int(GRAPHS.node_ptr[graph] + GRAPHS["position"][graph])
+    state = torch.randn(graphs.num_nodes, 3, dtype=torch.float64)
+    expected = torch.zeros(graphs.num_nodes, 4, dtype=torch.float64)
+    for token, graph in enumerate(graphs.batch.tolist()):
+        predicate = int(graphs.node_ptr[graph] + graphs["position"][graph])
         for role in range(4):
-            q = torch.cat([scorer.lemma.weight[GRAPHS["lemma"][graph]], scorer.role.weight[role]])
+            q = torch.cat([scorer.lemma.weight[graphs["lemma"][graph]], scorer.role.weight[role]])
             expected[token, role] = torch.cat([state[token], state[predicate]]) @ scorer.mix(q).relu()
-    torch.testing.assert_close(scorer(state, scorer.weights(GRAPHS), GRAPHS), expected)
+    torch.testing.assert_close(scorer(state, scorer.prepare(graphs), graphs), expected)
 
 
 def test_the_recurrent_layer_reads_each_sentence_alone() -> None:

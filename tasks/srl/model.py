@@ -21,6 +21,9 @@ from attribench.model import GraphModel
 DIRECTIONS = 2
 """Along the arc (from head to dependent) and against it."""
 
+BLOCK = 16
+"""Tokens that are scored together."""
+
 
 class ArcGate(nn.Module):
     """sigmoid(w_dir . h_u + c_label), one scalar per message."""
@@ -33,7 +36,7 @@ class ArcGate(nn.Module):
 
     def forward(self, x: Tensor, sender: Tensor, edge_type: Tensor) -> Tensor:
         """Return gates ``(E, 1)``; ``sender`` is the place of (source, direction) among all pairs."""
-        logits: Tensor = self.weight(x).view(-1, 1)[sender] + self.bias(edge_type)
+        logits: Tensor = self.weight(x).view(-1, 1).index_select(0, sender) + self.bias(edge_type)
         return logits.sigmoid()
 
 
@@ -73,7 +76,7 @@ class SyntacticConv(MessagePassing):
         """Return what does not depend on which messages arrive in this layer."""
         edge_type = graphs["edge_type"]
         sender = DIRECTIONS * graphs.edge_index[0] + graphs["direction"]
-        content = self.weight(x).view(-1, x.shape[1])[sender] + self.bias(edge_type)
+        content = self.weight(x).view(-1, x.shape[1]).index_select(0, sender) + self.bias(edge_type)
         return Transformed(self.own(x), content, self.gate(x, sender, edge_type))
 
     def forward(self, x: Tensor, edge_index: Tensor, transformed: Transformed) -> Tensor:
@@ -87,6 +90,21 @@ class SyntacticConv(MessagePassing):
     def message(self, content: Tensor, gate: Tensor) -> Tensor:
         """Return gated messages ``(E, D)``."""
         return gate * content
+
+
+class Scoring(NamedTuple):
+    """What the scorer knows before it sees a state. Tokens stand in blocks of one graph's each, so that one product of
+    matrices per block scores them all, with little room for the short sentences of a batch to waste.
+
+    Args:
+        place: ``(N,)``, of each token among all places of all blocks.
+        of_token: ``(B, D, R)``, weights of every block's tokens.
+        of_predicate: ``(G, R, D)``, weights of the predicates.
+    """
+
+    place: Tensor
+    of_token: Tensor
+    of_predicate: Tensor
 
 
 class RoleScorer(nn.Module):
@@ -104,22 +122,27 @@ class RoleScorer(nn.Module):
         self.role = nn.Embedding(num_roles, embedding)
         self.mix = nn.Linear(2 * embedding, 2 * width)
 
-    def weights(self, graphs: GraphBatch) -> Tensor:
-        """Return ReLU(U [q_lemma, q_role]) ``(G, R, 2 D)``."""
+    def prepare(self, graphs: GraphBatch) -> Scoring:
+        """Return what does not depend on the states."""
         count, num_roles = graphs.num_graphs, self.role.num_embeddings
         lemma = self.lemma(graphs["lemma"])[:, None].expand(-1, num_roles, -1)
         role = self.role.weight.expand(count, -1, -1)
-        weights: Tensor = self.mix(torch.cat([lemma, role], dim=-1)).relu()
-        return weights
-
-    def forward(self, state: Tensor, weights: Tensor, graphs: GraphBatch) -> Tensor:
-        """Return logits ``(N, R)`` from states ``(N, D)`` and the weights."""
+        weights = self.mix(torch.cat([lemma, role], dim=-1)).relu()  # (G, R, 2 D)
         of_token, of_predicate = weights.chunk(2, dim=-1)
+        blocks = (graphs.num_nodes_per_graph + BLOCK - 1) // BLOCK
+        first = (blocks.cumsum(0) - blocks) * BLOCK
+        inside = torch.arange(graphs.num_nodes, device=graphs.device) - graphs.node_ptr[:-1][graphs.batch]
+        owner = torch.repeat_interleave(torch.arange(count, device=graphs.device), blocks)
+        return Scoring(first[graphs.batch] + inside, of_token[owner].transpose(1, 2), of_predicate)
+
+    def forward(self, state: Tensor, scoring: Scoring, graphs: GraphBatch) -> Tensor:
+        """Return logits ``(N, R)`` from states ``(N, D)``."""
+        place, of_token, of_predicate = scoring
         predicate = state[graphs.node_ptr[:-1] + graphs["position"]]
         shared = (of_predicate @ predicate[:, :, None])[:, :, 0]  # (G, R)
-        tokens, mask = to_dense_batch(state, graphs.batch, batch_size=graphs.num_graphs)
-        logits: Tensor = (tokens @ of_token.transpose(1, 2) + shared[:, None])[mask]
-        return logits
+        blocks = state.new_zeros(len(of_token) * BLOCK, state.shape[1]).index_copy(0, place, state)
+        scores = (blocks.view(-1, BLOCK, state.shape[1]) @ of_token).flatten(0, 1)
+        return scores.index_select(0, place) + shared.index_select(0, graphs.batch)
 
 
 class Encoded(NamedTuple):
@@ -128,12 +151,12 @@ class Encoded(NamedTuple):
     Args:
         x: ``(N, D)``, the first layer's input.
         transformed: what that layer makes of it.
-        weights: the scorer's.
+        scoring: what the scorer knows.
     """
 
     x: Tensor
     transformed: Transformed
-    weights: Tensor
+    scoring: Scoring
 
 
 class RoleLabeller(GraphModel):
@@ -213,17 +236,17 @@ class RoleLabeller(GraphModel):
     def encode(self, graphs: GraphBatch) -> Encoded:
         """Return all that comes before the first message."""
         x = self.dropout(self.embed(graphs))
-        return Encoded(x, self.convolutions[0].transform(x, graphs), self.scorer.weights(graphs))
+        return Encoded(x, self.convolutions[0].transform(x, graphs), self.scorer.prepare(graphs))
 
     def decode(self, graphs: GraphBatch, state: Encoded) -> Tensor:
         """Pass the messages and score the roles ``(N, R)``."""
-        x, transformed, weights = state
+        x, transformed, scoring = state
         first, *others = self.convolutions
         x = first(x, graphs.edge_index, transformed)
         for layer in others:
             x = self.dropout(x)
             x = layer(x, graphs.edge_index, layer.transform(x, graphs))
-        logits: Tensor = self.scorer(self.dropout(x), weights, graphs)
+        logits: Tensor = self.scorer(self.dropout(x), scoring, graphs)
         return logits
 
     @property
