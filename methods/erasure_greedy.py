@@ -52,11 +52,12 @@ class GreedyErasure(Method):
                 places = rank[:, graphs.edges_of(members)]
             best, place = self._least_change(copies, kept[members], places)
             can = torch.isfinite(best)
-            index = members[can]
+            index, dropped = members[can], place[can]
+            kept[index, dropped] = False
+            dropped_in[index, dropped] = turn + 1.0
+            index = index[kept[index].any(1)]
             if not len(index):
                 break
-            kept[index, place[can]] = False
-            dropped_in[index, place[can]] = turn + 1.0
 
     def _least_change(self, copies: Copies, kept: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return each graph's smallest D* of a removal that keeps the prediction (infinite without), and its place."""

@@ -280,6 +280,14 @@ def interchangeable(edges: list[int], need: list[int]) -> tuple[Subject, GraphBa
     return Subject(AtLeast(), GraphClassification(), graphs, graphs, 1), graphs
 
 
+def test_a_graph_that_needs_nothing_beside_one_that_needs_everything() -> None:
+    subject, graphs = interchangeable([5, 4, 5, 0], [5, 0, 0, 0])
+    attribution = METHODS["erasure-greedy"](subject=subject).attribute(graphs)
+    assert hard(attribution).tolist() == [[True] * 5 + [False] * 9]
+    last = [float(attribution.scores[0, part].max()) for part in (slice(5, 9), slice(9, 14))]
+    assert last == pytest.approx([4 / 5, 5 / 6])
+
+
 def test_ties_are_random_by_graph_the_same_in_every_order_and_batch() -> None:
     subject, graphs = interchangeable([7] * 12, [2] * 12)
     method = METHODS["erasure"](subject=subject)

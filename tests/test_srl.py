@@ -291,6 +291,13 @@ def test_predicates_that_are_explained_are_a_seeded_sample(tmp_path: Path) -> No
     assert some.num_graphs == 7
 
 
+def test_the_papers_profile_has_the_sizes_of_the_authors_settings(tmp_path: Path) -> None:
+    write(tmp_path, 2)
+    model = built(tmp_path, "srl-lstm", profile="paper", width=None, epochs=1).model
+    assert (model.lstm.hidden_size, model.lstm.num_layers, model.lstm.input_size) == (512, 3, 50 + 100 + 16 + 16 + 100)
+    assert model.scorer.mix.weight.shape == (2 * 1024, 2 * 128)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "dev.conll09").unlink()

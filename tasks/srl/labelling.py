@@ -51,12 +51,17 @@ LEAST = 2
 MAX_NORM = 5.0
 """Gradients are clipped to this norm."""
 
+SMALL = {"dropout": 0.25, "predicates": 0, "recurrent": 1, "embedding": 64, "tag": False, "lemma": False}
 PROFILES: dict[str, dict[str, Any]] = {
-    "default": {"width": 128, "trained": 50, "flag": 16, "dropout": 0.25, "predicates": 0, "recurrent": 1},
-    "quick": {"width": 64, "trained": 25, "flag": 8, "dropout": 0.1, "predicates": 5000, "recurrent": 1},
-    "paper": {"width": 512, "trained": 100, "flag": 16, "dropout": 0.25, "predicates": 0, "recurrent": 4},
-}
-"""Sizes. ``paper`` is for a GPU: widths and depth of the order of published semantic role labellers; it was not run."""
+    "default": {**SMALL, "width": 128, "trained": 50, "flag": 16},
+    "quick": {**SMALL, "width": 64, "trained": 25, "flag": 8, "dropout": 0.1, "predicates": 5000},
+    "paper": {
+        **SMALL, "width": 1024, "trained": 100, "flag": 16, "dropout": 0.2, "recurrent": 3, "embedding": 128,
+        "tag": True, "lemma": True,
+    },
+}  # fmt: skip
+"""Sizes, inputs and training set. ``paper``, for a GPU: those of Marcheggiani & Titov's released settings (diegma/
+neural-dep-srl, ``scripts/training_gcn.sh``), where the BiLSTM has 512 units a direction."""
 
 
 @config
@@ -73,8 +78,8 @@ class SRLConfig:
     predicates: int | None = Field(None, ge=0, description="training predicates, at random; 0: all")
     epochs: int | None = Field(None, ge=1, description="None: 6 without the BiLSTM, 4 with it")
     width: int | None = Field(None, ge=2, multiple_of=2, description="of the states; None: the profile's")
-    tag: bool = Field(False, description="whether parts of speech are inputs")
-    lemma: bool = Field(False, description="whether the predicate's lemma is an input, at the predicate")
+    tag: bool | None = Field(None, description="whether parts of speech are inputs; None: the profile's")
+    lemma: bool | None = Field(None, description="whether the predicate's lemma is one, at the predicate")
     learning_rate: float = Field(2e-3, gt=0, description="Adam")
     batch_tokens: int = Field(1500, ge=1, description="tokens of one training step")
     edges: Literal["tree", "none", "shuffled"] = Field(
@@ -173,8 +178,9 @@ class SemanticRoles(Task):
             layers=self.layers,
             dropout=self._profile("dropout"),
             connected=self.config.edges != "none",
-            num_tags=len(vocabulary.tags) + 1 if self.config.tag else 0,
-            lemma=self.config.lemma,
+            num_tags=len(vocabulary.tags) + 1 if self._profile("tag") else 0,
+            lemma=self._profile("lemma"),
+            embedding=self._profile("embedding"),
         )
 
     def _train(

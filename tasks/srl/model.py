@@ -178,6 +178,7 @@ class RoleLabeller(GraphModel):
         connected: see :class:`SyntacticConv`.
         num_tags: size of the vocabulary of tags, where they are inputs; 0: they are not.
         lemma: whether the predicate's lemma is an input, at the predicate alone.
+        embedding: width of the scorer's vectors of lemmas and roles.
     """
 
     def __init__(
@@ -197,6 +198,7 @@ class RoleLabeller(GraphModel):
         connected: bool = True,
         num_tags: int = 0,
         lemma: bool = False,
+        embedding: int = 64,
     ) -> None:
         super().__init__()
         self.register_buffer("vectors", vectors)
@@ -212,7 +214,7 @@ class RoleLabeller(GraphModel):
         else:
             self.initial = nn.Linear(inputs, width)
         self.layers = nn.ModuleList(SyntacticConv(width, num_types, connected) for _ in range(layers))
-        self.scorer = RoleScorer(width, num_lemmas, num_roles)
+        self.scorer = RoleScorer(width, num_lemmas, num_roles, embedding)
 
     def embed(self, graphs: GraphBatch) -> Tensor:
         """Return the tokens' states before the first layer ``(N, D)``."""
