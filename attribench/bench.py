@@ -107,9 +107,11 @@ class Bench:
         return [statistics.median(record) for record in taken]
 
     def against_rivals(self, kind: type[Method]) -> list[dict[str, Any]]:
-        """Return seconds per graph of ours and of each rival, and how many times slower the rival is."""
+        """Return seconds per graph of ours and of each rival that can, and how many times slower the rival is."""
         rows = []
         for rival in kind.rivals:
+            if not set(rival.reads) <= set(self.graphs.node):
+                continue
             method = kind(subject=self.subject)
             method.fit()
             count = rival.sample or self.graphs.num_graphs

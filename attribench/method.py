@@ -187,11 +187,13 @@ class Rival:
         name: what it is and how it is called.
         explain: explains a batch with the options that the method was given.
         sample: how many graphs to time it on; None for the whole batch in one call.
+        reads: node features without which it does not work.
     """
 
     name: str
     explain: Callable[[Subject, GraphBatch, Any], Any]
     sample: int | None = None
+    reads: tuple[str, ...] = ()
 
 
 class Method(ABC):

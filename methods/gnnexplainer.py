@@ -55,7 +55,7 @@ class GNNExplainer(Method):
     Config = GNNExplainerConfig
     quick = {"steps": 20}
     steps_option = ("steps", "attribute")
-    rivals = (Rival("PyG GNNExplainer, one graph at a time", explain_with_pyg, sample=3),)
+    rivals = (Rival("PyG GNNExplainer, one graph at a time", explain_with_pyg, sample=3, reads=("x",)),)
     config: GNNExplainerConfig
 
     def attribute(self, graphs: GraphBatch) -> Attribution:

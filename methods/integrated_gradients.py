@@ -52,7 +52,7 @@ class IntegratedGradients(Method):
     Config = IntegratedGradientsConfig
     quick = {"steps": 8}
     steps_option = ("steps", "attribute")
-    rivals = (Rival("PyG CaptumExplainer, one call on the batch", explain_with_pyg),)
+    rivals = (Rival("PyG CaptumExplainer, one call on the batch", explain_with_pyg, reads=("x",)),)
     config: IntegratedGradientsConfig
 
     def attribute(self, graphs: GraphBatch) -> Attribution:

@@ -320,6 +320,7 @@ def test_bench_explains_as_many_predicates_as_it_is_told(tmp_path: Path) -> None
     )
     problem = bench._problem(f"srl-gnn[{options}]", torch.device("cpu"), 30)
     assert problem.splits["test"].graphs.num_graphs == 30
+    assert bench.Bench(problem, 3, torch.device("cpu")).against_rivals(METHODS["gnnexplainer"]) == []  # needs x
     with pytest.raises(UserError, match=r"expected 40 test graphs, 10 times --graphs; .* has 36: ask for fewer"):
         bench._problem(f"srl-gnn[{options}]", torch.device("cpu"), 40)
 
