@@ -90,6 +90,13 @@ class Reference:
         means = (self.mean(run, method, f"{figure}_layer_{k}", task) for k in range(number))
         return [x for x in means if not math.isnan(x)]
 
+    def methods_where(self, run: str, task: str, column: str, text: str) -> list[str]:
+        """Return the methods with a cell whose column of the scores has this text in it."""
+        table = self.table(run, "scores").query("kind == 'method' and task == @task")
+        return [
+            str(name) for name in table[table[column].fillna("").str.contains(text, regex=False)]["method"].unique()
+        ]
+
     def endings(self, run: str, but: Sequence[str] = ("ok",)) -> list[str]:
         """Return what the scores say of cells whose status is none of ``but``: task, method, status and reason."""
         table = self.table(run, "scores")
