@@ -240,6 +240,8 @@ ROOM = 24_000
 FULL = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({ROOM}, {ROOM}))"
 POWERLESS = "import ctypes; [ctypes.CDLL(None).prctl(24, power, 0, 0, 0) for power in (1, 2)]"
 """Gives up what lets root write where nobody may: PR_CAPBSET_DROP of CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+LISTENING = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)"
+"""Hears Ctrl-C also where these tests are a background job of a shell, which is deaf to it, as are its children."""
 
 
 @dataclass(frozen=True)
@@ -664,7 +666,7 @@ def test_a_full_folder_ends_the_run_and_the_next_one_completes_it(whole: Whole, 
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_next_run_continues(whole: Whole, tmp_path: Path) -> None:
-    process = start(tmp_path, *BUILT_IN, "--seeds", "2", "--jobs", "2")
+    process = start(tmp_path, *BUILT_IN, "--seeds", "2", "--jobs", "2", first=LISTENING)
     assert wait_until(lambda: len(list(tmp_path.glob("r/cells/*/record.json"))) > 2)
     os.killpg(process.pid, signal.SIGINT)
     said = finish(process, code=130)
@@ -686,7 +688,7 @@ def is_importing(process: int) -> bool:
 
 
 def test_ctrl_c_while_it_starts_is_quiet(tmp_path: Path) -> None:
-    process = start(tmp_path, *BUILT_IN, "--jobs", "2")
+    process = start(tmp_path, *BUILT_IN, "--jobs", "2", first=LISTENING)
     assert wait_until(lambda: any(is_importing(other) for other in session(process.pid) if other != process.pid))
     os.killpg(process.pid, signal.SIGINT)
     assert len(finish(process, code=130).splitlines()) <= 1
