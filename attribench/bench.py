@@ -19,6 +19,7 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from .costs import PeakMemory, Stopwatch
 from .errors import UserError
@@ -154,9 +155,12 @@ class Bench:
 
         # As many passes as steps, so that what disturbs the machine for a moment disturbs both alike.
         def bare() -> None:
+            for module in subject.model.modules():  # cuDNN goes back through a recurrent layer in training mode alone
+                module.train(isinstance(module, nn.RNNBase))
             for _ in range(more - few):
                 subject.model.zero_grad()
                 subject.model(batch).sum().backward()
+            subject.model.eval()
 
         short, long, passes = self.seconds(work(few), work(more), bare, repeats=7)
         subject.model.zero_grad()

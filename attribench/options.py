@@ -101,8 +101,8 @@ def make_plan(settings: Mapping[str, Any], file: Overrides | None = None, named:
 
     Args:
         settings: as :func:`run_settings` gives them.
-        file: options of tasks and methods in a file; it may configure some that this run leaves out.
-        named: options on the command line, which win.
+        file: options of tasks, families of tasks and methods in a file; it may configure some that this run leaves out.
+        named: those on the command line, which win over the file's, as does the folder of data.
 
     Raises:
         UserError: for a task, method, option or device that is not there.
@@ -111,18 +111,18 @@ def make_plan(settings: Mapping[str, Any], file: Overrides | None = None, named:
     for source in settings["plugin"]:
         load_plugin(source)
     tasks, methods = TASKS.resolve(settings["task"]), METHODS.resolve(settings["methods"])
-    options = merge(file, named)
     families = {TASKS[name].family for name in TASKS}
-    for name in options:
+    for name in (*file, *named):
         if name not in [*TASKS, *METHODS, *families]:
             METHODS[name]
-    used = [name.partition("[")[0] for name in (*tasks, *methods)] + [TASKS[name].family for name in tasks]
-    kept = {name: values for name, values in options.items() if name in used or name in named}
+    bases = list(dict.fromkeys(name.partition("[")[0] for name in tasks))
+    used = [*bases, *(name.partition("[")[0] for name in methods)]
+    of_file = {name: values for name, values in _of_tasks(file, bases).items() if name in used}
     first = settings["first_seed"]
     return Plan(
         tasks=tasks,
         methods=methods,
-        options=merge(_data_options(tasks, settings["data_dir"]), kept),
+        options=merge(of_file, _data_options(bases, settings["data_dir"]), _of_tasks(named, bases)),
         vary=split_names(",".join(settings["vary"])),
         seeds=list(range(first, first + settings["seeds"])),
         device=select_device(settings["device"]),
@@ -133,12 +133,18 @@ def make_plan(settings: Mapping[str, Any], file: Overrides | None = None, named:
     )
 
 
-def _data_options(tasks: list[str], folder: Path | str | None) -> dict[str, Any]:
+def _of_tasks(options: Overrides, tasks: list[str]) -> Overrides:
+    """Return options with those of a family given to each of its tasks, whose own win."""
+    shared = [{name: options[TASKS[name].family]} for name in tasks if TASKS[name].family in options]
+    given = {TASKS[name].family for name in tasks}
+    return merge(*shared, {name: values for name, values in options.items() if name not in given})
+
+
+def _data_options(tasks: list[str], folder: Path | str | None) -> Overrides:
     """Return the option that names the folder of data, for the tasks that have it."""
     if folder is None:
         return {}
-    bases = {name.partition("[")[0] for name in tasks}
-    readers = [name for name in sorted(bases) if hasattr(TASKS[name].Config(), "data_dir")]
+    readers = [name for name in tasks if hasattr(TASKS[name].Config(), "data_dir")]
     if not readers:
         raise UserError(f"expected a task that reads --data-dir; {', '.join(tasks)} bring their own data: leave it out")
     return {name: {"data_dir": str(folder)} for name in readers}

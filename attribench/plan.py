@@ -117,9 +117,8 @@ class Plan:
             raise UserError(
                 f"expected different names for methods and tasks; got {', '.join(both)} as both: rename one"
             )
-        families = [TASKS[name].family for name in self.tasks]
         for name in self.options:
-            if name not in (*named, *families):
+            if name not in named:
                 raise UserError(
                     f"expected --set for a task or method of this run ({', '.join([*self.tasks, *self.methods])}); "
                     f"got {name!r}: add it to the run, or leave the option out"
@@ -132,8 +131,7 @@ class Plan:
         configs = {}
         for name, kind in plugins.items():
             base = name.partition("[")[0]
-            shared = self.options.get(TASKS[name].family, {}) if name in self.tasks else {}
-            configs[name] = make_config(base, kind, {**shared, **self.options.get(base, {}), **variant_options(name)})
+            configs[name] = make_config(base, kind, {**self.options.get(base, {}), **variant_options(name)})
         return configs
 
     def grounds(self) -> list[Grounds]:

@@ -104,6 +104,10 @@ class Reference:
         lines = [f"`{row.method}` on {row.task}: {row.status}, {row.reason}" for row in rows.itertuples()]
         return list(dict.fromkeys(lines))
 
+    def finished(self, run: str, method: str, figure: str, task: str) -> list[float]:
+        """Return a figure of the scores for every cell that has one, in the order of the seeds."""
+        return [x for x in self.each(run, method, figure, task) if not math.isnan(x)]
+
     def rows(self, run: str, task: str, kinds: Sequence[str] = ("method", "control")) -> list[str]:
         """Return the methods and controls that have figures for a task, in the order of the table."""
         table = self.table(run).query("status == 'ok' and cells > 0")

@@ -44,7 +44,7 @@ class GraphMaskConfig:
     multiplier_start: float = Field(5.0, description="raw multiplier; its softplus multiplies; clamped to [-2, 30]")
     sparsity_weight: float = Field(5.0, gt=0, description="weight of the mean expected L0 beside the constraint")
     gradient_clip: float = Field(0.3, gt=0, description="largest norm of the probe's gradient; see the same note")
-    tolerance: float = Field(0.03, ge=0, description="beta of Eq. 5, nats per graph")
+    tolerance: float = Field(0.03, ge=0, description="beta of Eq. 5, nats of D*")
     relu: bool = Field(True, description="relu around D* - beta, per graph (the released code); Eq. 5 has none")
     hidden: int = Field(0, ge=0, description="width of the gate network; 0 takes the width of the message")
     temperature: float = Field(1 / 3, gt=0, description="tau of Eq. 12")

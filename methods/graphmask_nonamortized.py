@@ -32,7 +32,7 @@ class NonAmortizedConfig:
     multiplier_learning_rate: float = Field(1e-2, gt=0, description="centred RMSProp, for the multipliers")
     multiplier_start: float = Field(5.0, description="raw multiplier; its softplus multiplies; clamped to [-2, 30]")
     sparsity_weight: float = Field(5.0, gt=0, description="weight of the mean expected L0 beside the constraint")
-    tolerance: float = Field(0.03, ge=0, description="beta of Eq. 5, nats per graph")
+    tolerance: float = Field(0.03, ge=0, description="beta of Eq. 5, nats of D*")
     relu: bool = Field(True, description="relu around D* - beta; Eq. 5 has none")
     baseline: Literal["none", "scalar", "vector", "training"] = Field(
         "scalar", description="per graph and layer, except training: a vector per layer learned on training graphs"

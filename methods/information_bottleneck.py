@@ -47,7 +47,7 @@ class BottleneckConfig:
         description="as the paper's released code: mean D* within `tolerance` by a multiplier in place of the weight, "
         "the variance taken for the deviation, the noise mixed in twice",
     )
-    tolerance: float = Field(0.03, ge=0, description="beta of the released variant, nats per graph")
+    tolerance: float = Field(0.03, ge=0, description="beta of the released variant, nats of D*")
 
 
 class Readout(nn.Module):

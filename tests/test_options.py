@@ -80,6 +80,17 @@ def test_a_family_s_options_are_those_of_its_tasks_and_a_task_s_own_win() -> Non
     }
 
 
+def test_what_is_given_on_the_command_line_wins_whether_for_a_family_or_a_task() -> None:
+    for file in ({"srl-gnn": {"width": 16}}, {"srl": {"width": 16}}):
+        for named in ({"srl-gnn": {"width": 32}}, {"srl": {"width": 32}}):
+            assert planned(file, named, task=["srl-gnn"]).configs()["srl-gnn"].width == 32
+    for name in ("srl", "srl-gnn"):
+        other: dict[str, Any] = {name: {"data_dir": "other"}}
+        folder = Path("given")
+        assert planned(other, task=["srl-gnn"], data_dir=folder).configs()["srl-gnn"].data_dir == "given"
+        assert planned(named=other, task=["srl-gnn"], data_dir=folder).configs()["srl-gnn"].data_dir == "other"
+
+
 def test_a_family_without_a_task_in_the_run_is_an_error_on_the_command_line_alone() -> None:
     options = {"srl": {"width": 32}}
     assert planned(options, task=["toy"]).options == {}

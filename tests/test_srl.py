@@ -1,6 +1,8 @@
 """Semantic role labelling: graphs from sentences, the model against plain loops, and its training."""
 
 import importlib
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attribench import bench
+from attribench.cli import main
 from attribench.errors import UserError
 from attribench.gates import Gates
 from attribench.graphs import GraphBatch
@@ -87,7 +90,7 @@ def test_what_was_not_seen_in_training_has_number_0() -> None:
     assert split.graphs["known"].tolist() == [0, 0]
     assert split.graphs["lemma"].tolist() == [0]
     assert split.graphs["edge_type"].tolist() == [0, 1]
-    assert split.labels.tolist() == [0, 0]
+    assert split.labels.tolist() == [len(VOCABULARY.roles) + 1, 0]  # missed by every model, and counted
 
 
 def test_predicted_trees_are_preferred() -> None:
@@ -97,14 +100,25 @@ def test_predicted_trees_are_preferred() -> None:
     assert [VOCABULARY.edge_types()[i] for i in graphs["edge_type"].tolist()] == ["obj along", "obj against"]
 
 
-def test_shuffled_heads_stay_in_their_sentence() -> None:
-    plain, shuffled = (make_split(TRAIN * 20, VOCABULARY, "x", shuffle).graphs for shuffle in (False, True))
+def test_random_heads_are_other_tokens_of_the_sentence() -> None:
+    plain, shuffled = (make_split(TRAIN * 200, VOCABULARY, "x", shuffle).graphs for shuffle in (False, True))
     assert torch.equal(plain.num_edges_per_graph, shuffled.num_edges_per_graph)
-    assert torch.equal(plain["edge_type"].sort().values, shuffled["edge_type"].sort().values)
-    assert not torch.equal(plain.edge_index, shuffled.edge_index)
+    dogs = shuffled.num_nodes_per_graph == 4
     for graphs in (plain, shuffled):
         assert torch.equal(graphs.batch[graphs.edge_index[0]], graphs.edge_graph)
         assert torch.equal(graphs.batch[graphs.edge_index[1]], graphs.edge_graph)
+        assert (graphs.edge_index[0] != graphs.edge_index[1]).all()
+        types = graphs["edge_type"][dogs[graphs.edge_graph]].view(-1, 6).sort(1).values
+        assert (types == types[0]).all()  # the relations are the sentence's
+    four = shuffled.select(dogs.nonzero()[:, 0])
+    along = four.edge_index[:, four["direction"] == 0] % 4
+    heads = torch.bincount(4 * along[1] + along[0], minlength=16).view(4, 4).double()
+    assert heads[1].sum() == 0  # the root stays one
+    for dependent in (0, 2, 3):
+        others = [h for h in range(4) if h != dependent]
+        assert (heads[dependent, others] / heads[dependent].sum()).tolist() == pytest.approx([1 / 3] * 3, abs=0.1)
+    kinds = four["edge_type"][four["direction"] == 0].view(-1, 3)
+    assert all(len(kinds[:, k].unique()) == 3 for k in range(3))
 
 
 def labeller(**options: Any) -> Any:
@@ -124,7 +138,7 @@ def test_a_layer_is_a_sum_over_gated_arcs_and_itself(connected: bool) -> None:
     torch.nn.init.normal_(layer.bias.weight)
     torch.nn.init.normal_(layer.gate.bias.weight)
     x = torch.randn(GRAPHS.num_nodes, 4, dtype=torch.float64)
-    expected = layer.own(x)
+    expected = layer.own_gate(x).sigmoid() * layer.own(x)
     for u, v, kind, way in zip(*GRAPHS.edge_index.tolist(), GRAPHS["edge_type"], GRAPHS["direction"], strict=True):
         gate = torch.sigmoid(layer.gate.weight.weight[way] @ x[u] + layer.gate.bias.weight[kind, 0])
         message = layer.weight.weight[4 * int(way) : 4 * int(way) + 4] @ x[u] + layer.bias.weight[kind]
@@ -269,7 +283,7 @@ def test_a_folder_of_data_of_ones_own(tmp_path: Path, name: str) -> None:
     problem = built(tmp_path, name)
     assert problem.splits["train"].graphs.num_graphs == 36
     assert problem.splits["test"].graphs.num_graphs == 10
-    assert problem.edge_types[:4] == ("? along", "? against", "root along", "root against")
+    assert problem.edge_types[:4] == ("? along", "? against", "nsubj along", "nsubj against")
     assert set(problem.figures) == {
         "epochs", "best_epoch", "validation", "test", "lookup_offset_and_tag", "lookup_relation",
     }  # fmt: skip
@@ -277,18 +291,71 @@ def test_a_folder_of_data_of_ones_own(tmp_path: Path, name: str) -> None:
     assert problem.figures["lookup_relation"] > 0.8
 
 
-def test_predicates_that_are_explained_are_a_seeded_sample(tmp_path: Path) -> None:
+def test_predicates_that_are_explained_are_a_fixed_sample(tmp_path: Path) -> None:
     write(tmp_path)
-    first, again = (built(tmp_path).splits for _ in range(2))
-    keys = first["test"].graphs.graph_key.tolist()
-    assert keys == again["test"].graphs.graph_key.tolist()
-    assert keys != first["validation"].graphs.graph_key.tolist()
-    assert len(set(keys)) == 10
-    more = built(tmp_path, tag=True, lemma=True).model
-    assert more.tag is not None
-    assert more.lemma is not None
-    some = built(tmp_path, predicates=7).splits["train"].graphs
-    assert some.num_graphs == 7
+    kind = TASKS["srl-gnn"]
+    task = kind(make_config("srl-gnn", kind.Config, {**OWN, "data_dir": str(tmp_path), "epochs": 1}))
+    workshop = Workshop(torch.device("cpu"), without_cache)
+    first, other = (build_problem(task, TaskSeeds(seed, 0), workshop).splits for seed in (0, 1))
+    places = {}
+    for name in ("validation", "test"):
+        assert torch.equal(first[name].graphs.graph_key, other[name].graphs.graph_key)
+        everything = graphs_of.make_split(
+            labelling.load(
+                tmp_path / f"{name[:3] if name == 'validation' else name}.conll09".replace("val", "dev"), "x"
+            ),
+            VOCABULARY,
+            name,
+        )
+        places[name] = torch.isin(everything.graphs.graph_key, first[name].graphs.graph_key).nonzero()[:, 0].tolist()
+        assert len(places[name]) == 10
+    assert places["validation"] != places["test"]
+
+
+def test_training_predicates_are_a_sample_and_nothing_else_is_known(tmp_path: Path) -> None:
+    rare = [sentence(f"Bird{i} 2 nsubj A0\nsings* 0 root _") for i in range(60)]
+    conll.write_conll(rare, tmp_path / "train.conll09")
+    for name in ("dev", "test"):
+        conll.write_conll([DOGS, CATS], tmp_path / f"{name}.conll09")
+    sample = labelling._sample(rare * 2, 50, 0)
+    assert len(sample) == 50
+    assert [s.form[0] for s in sample] == [s.form[0] for s in labelling._sample(rare * 2, 50, 0)]
+    assert [s.form[0] for s in sample] != [s.form[0] for s in labelling._sample(rare * 2, 50, 1)]
+    (one,) = labelling._sample([DOGS], 1, 0)
+    assert (len(one.predicates), len(one.pred), len(one.roles)) == (1, 1, 1)
+    assert labelling._sample(rare, 0, 0) == labelling._sample(rare, 60, 0) == rare
+    model = built(tmp_path, predicates=7).model
+    assert model.known.num_embeddings == 2  # "sings", and all that is unknown
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1\tA\tb\n\n", r"train.conll09: line 1"),
+        ("", "train.conll09"),
+        (
+            "1\tHush\t_\t_\t_\t_\t_\t_\t0\t_\troot\t_\t_\t_\n\n",
+            r"expected predicates \(FILLPRED Y\) in .*train.conll09",
+        ),
+    ],
+)
+def test_a_bad_file_is_one_line_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    write(tmp_path, 1)
+    (tmp_path / "train.conll09").write_text(text)
+    files = [
+        word for name in ("train", "validation", "test") for word in ("--set", f"srl.{name}_file={OWN[f'{name}_file']}")
+    ]
+    arguments = ["run", "--task", "srl-gnn", "--methods", "gate-values", "--data-dir", str(tmp_path), *files]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["attribench", *arguments, "--jobs", "0", "--out", "r"])
+    with pytest.raises(SystemExit) as exit_info:
+        main()
+    assert exit_info.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+    assert not (tmp_path / "r" / "cells").exists()
 
 
 def test_the_papers_profile_has_the_sizes_of_the_authors_settings(tmp_path: Path) -> None:

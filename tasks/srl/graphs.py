@@ -48,14 +48,14 @@ class Vocabulary:
         """Number what occurs in the training sentences at least ``least`` times (tags, relations and roles: at all)."""
         forms = Counter(form.lower() for sentence in train for form in sentence.form)
         parts = Counter(tag for sentence in train for tag in tags(sentence))
-        lemmas = Counter(sentence.lemma[i].lower() for sentence in train for i in sentence.predicates)
+        bases = Counter(lemmas(sentence)[i].lower() for sentence in train for i in sentence.predicates)
         relations = Counter(relation for sentence in train for relation in tree(sentence)[1])
         roles = Counter(role for sentence in train for roles in sentence.roles for role in roles if role != "_")
         return Vocabulary(
             {word: i for i, word in enumerate(words, start=1)},
             _numbered(forms, least),
             _numbered(parts, 1),
-            _numbered(lemmas, least),
+            _numbered(bases, least),
             _numbered(relations, 1),
             _numbered(roles, 1),
         )
@@ -82,6 +82,11 @@ def tree(sentence: Sentence) -> tuple[list[int], list[str]]:
     return sentence.phead, sentence.pdeprel
 
 
+def lemmas(sentence: Sentence) -> list[str]:
+    """Return lemmas, the predicted ones where the tree is predicted."""
+    return sentence.lemma if sentence.phead is None else sentence.plemma
+
+
 def tags(sentence: Sentence) -> list[str]:
     """Return parts of speech, the predicted ones where the tree is predicted."""
     return sentence.pos if sentence.phead is None else sentence.ppos
@@ -92,19 +97,22 @@ def make_split(sentences: Sequence[Sentence], vocabulary: Vocabulary, name: str,
 
     Nodes carry ``word``, ``known``, ``tag`` and ``flag`` (1 at the predicate); edges ``edge_type`` and ``direction`` (0
     along the arc, from head to dependent; 1 against it); graphs ``lemma``, ``position`` (of the predicate) and
-    ``sentence``. Labels are the roles ``(N,)``.
+    ``sentence``. Labels are the roles ``(N,)``; one that training has not shown is the number after the last, which no
+    model predicts.
 
     Args:
         sentences: to make graphs of.
         vocabulary: numbers.
         name: of the split, for the graphs' keys.
-        shuffle_heads: give every token the head of another token of its sentence, drawn at random.
+        shuffle_heads: give every token but the roots a head at random among the other tokens of its sentence, and deal
+            the relations of the sentence out anew.
     """
     one_each = _sentence_batch(sentences, vocabulary, shuffle_heads)
     owner = [i for i, sentence in enumerate(sentences) for _ in sentence.predicates]
     position = [p for sentence in sentences for p in sentence.predicates]
-    lemma = [vocabulary.lemmas.get(s.lemma[p].lower(), UNKNOWN) for s in sentences for p in s.predicates]
-    roles = [vocabulary.roles.get(role, UNKNOWN) for s in sentences for column in s.roles for role in column]
+    lemma = [vocabulary.lemmas.get(lemmas(s)[p].lower(), UNKNOWN) for s in sentences for p in s.predicates]
+    numbers = {"_": 0, **vocabulary.roles}
+    roles = [numbers.get(role, len(numbers)) for s in sentences for column in s.roles for role in column]
     chosen = torch.tensor(owner, dtype=torch.long)
     graphs = one_each.select(chosen)
     where = torch.tensor(position, dtype=torch.long)
@@ -154,7 +162,14 @@ def _sentence_batch(sentences: Sequence[Sentence], vocabulary: Vocabulary, shuff
 
 
 def _shuffled(heads: Tensor, types: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """Deal the heads of each sentence, with their relations, out to its tokens anew."""
-    draw = torch.rand(len(heads), generator=generator("shuffled heads"), dtype=torch.float64)
-    order = (owner + draw).argsort()
-    return heads[order], types[order]
+    """Draw a head for every token that has one, and deal out the relations, within each sentence."""
+    draw = generator("shuffled heads")
+    sizes = torch.bincount(owner)
+    own = torch.arange(1, len(heads) + 1) - (sizes.cumsum(0) - sizes)[owner]
+    other = (torch.rand(len(heads), generator=draw, dtype=torch.float64) * (sizes[owner] - 1)).long() + 1
+    drawn = torch.where(heads > 0, other + (other >= own).long(), 0)
+    relations = types.clone()
+    arcs = (heads > 0).nonzero()[:, 0]
+    order = owner[arcs] + torch.rand(len(arcs), generator=draw, dtype=torch.float64)
+    relations[arcs] = types[arcs[order.argsort()]]
+    return drawn, relations

@@ -12,15 +12,16 @@ gold mask. The trees are gold trees, where the paper's are predicted. ``--data-d
 `srl-lstm` a BiLSTM and one layer. Their inputs are words and the predicate's place; tags and the predicate's lemma are
 on request (gold tags leave less for the tree to say). One graph is one predicate in its sentence, one prediction all
 its roles; the metric is labelled argument F1 (micro, without "O"). ``edges=none`` trains a model of the same size that
-receives no message, which is the fair evidence that the tree matters; ``edges=shuffled`` deals out the heads anew; two
-lookup tables are among the figures of every model. Methods explain a seeded subset of the predicates, 500 of
-validation and of test, and fit on all of train.
+receives no message, which is the fair evidence that the tree matters; ``edges=shuffled`` draws heads at random and
+deals the relations out anew; two lookup tables are among the figures of every model. Methods explain a fixed subset of
+the predicates, 500 of validation and of test, drawn at random, and fit on all of train.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -41,10 +42,11 @@ from attribench.task import Problem, Split, Task, TaskSeeds, Workshop
 
 from .conll import Sentence, read_conll
 from .glove import load_vectors
-from .graphs import Vocabulary, make_split, tree
+from .graphs import Vocabulary, make_split, tags, tree
 from .model import RoleLabeller
 
 DATA = Path(__file__).parent / "data"
+SPLITS = ("train", "validation", "test")
 LEAST = 2
 """How often a word or lemma has to occur to have a number of its own."""
 
@@ -60,8 +62,9 @@ PROFILES: dict[str, dict[str, Any]] = {
         "tag": True, "lemma": True,
     },
 }  # fmt: skip
-"""Sizes, inputs and training set. ``paper``, for a GPU: those of Marcheggiani & Titov's released settings (diegma/
-neural-dep-srl, ``scripts/training_gcn.sh``), where the BiLSTM has 512 units a direction."""
+"""Sizes, inputs and training set. ``paper``, for a GPU, has the BiLSTM (3 layers of 512 units a direction), the states
+and the embeddings of tags, lemmas and roles of Marcheggiani & Titov's released settings (diegma/neural-dep-srl,
+``scripts/training_gcn.sh``); fixed vectors, regularisation and training are those of the other profiles."""
 
 
 @config
@@ -73,7 +76,9 @@ class SRLConfig:
     train_file: str = Field("train.conll09.gz", description="name of the training file in the folder")
     validation_file: str = Field("dev.conll09.gz", description="name of the development file")
     test_file: str = Field("test.conll09.gz", description="name of the test file")
-    vectors_file: str = Field("", description="GloVe text file in the folder; the bundled vectors where empty")
+    vectors_file: str = Field(
+        "", description="GloVe text file in the folder; the bundled ones, of UDS-EWT's words, where empty"
+    )
     explained: int = Field(500, ge=1, description="predicates of validation and of test that are explained, at random")
     predicates: int | None = Field(None, ge=0, description="training predicates, at random; 0: all")
     epochs: int | None = Field(None, ge=1, description="None: 6 without the BiLSTM, 4 with it")
@@ -83,14 +88,21 @@ class SRLConfig:
     learning_rate: float = Field(2e-3, gt=0, description="Adam")
     batch_tokens: int = Field(1500, ge=1, description="tokens of one training step")
     edges: Literal["tree", "none", "shuffled"] = Field(
-        "tree", description="none: a model of the same size that receives no message; shuffled: heads dealt out anew"
+        "tree", description="none: a model of the same size that receives no message; shuffled: random heads"
     )
 
 
 @cache
 def load(path: Path, checksum: str) -> list[Sentence]:
-    """Read a file once per process; the checksum stands for its content."""
-    return read_conll(path)
+    """Return the sentences of a file that have predicates; read once per process, the checksum being its content's.
+
+    Raises:
+        UserError: when it is malformed, or no sentence has one.
+    """
+    found = [sentence for sentence in read_conll(path) if sentence.predicates]
+    if not found:
+        raise UserError(f"expected predicates (FILLPRED Y) in {path}; it has none: check the file")
+    return found
 
 
 class SemanticRoles(Task):
@@ -106,7 +118,7 @@ class SemanticRoles(Task):
 
     def card(self) -> str:
         """Return what the data are, counted, and what the reference study found."""
-        sentences = {name: read_conll(path) for name, path in self._files.items() if name != "vectors"}
+        sentences = {name: read_conll(self._files[name]) for name in SPLITS}
         counts = {
             name: {
                 "sentences": len(found),
@@ -123,8 +135,15 @@ class SemanticRoles(Task):
         return f"# {self.name}\n\n{__doc__}\n{findings.strip()}\n"
 
     def sources(self) -> dict[str, str]:
-        """Return the checksums of the data and the vectors."""
-        return {name: _checksum(path) for name, path in self._files.items()}
+        """Return the checksums of the data and the vectors.
+
+        Raises:
+            UserError: when a file of the data is not there, malformed, or without any predicate.
+        """
+        checksums = {name: _checksum(path) for name, path in self._files.items()}
+        for name in SPLITS:
+            load(self._files[name], checksums[name])
+        return checksums
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -142,13 +161,16 @@ class SemanticRoles(Task):
     def build(self, seeds: TaskSeeds, workshop: Workshop) -> Problem:
         """Read the data, train the labeller, and choose the predicates that are explained."""
         settings, files = self.config, self._files
-        sentences = {name: load(files[name], _checksum(files[name])) for name in ("train", "validation", "test")}
-        words, vectors = load_vectors(files["vectors"])
+        sentences = {name: load(files[name], _checksum(files[name])) for name in SPLITS}
+        # What the model has not been trained on, it and the tables do not know.
+        sentences["train"] = _sample(sentences["train"], self._profile("predicates"), seeds.data_seed)
+        seen = {form.lower() for found in sentences.values() for sentence in found for form in sentence.form}
+        words, vectors = load_vectors(files["vectors"], seen)
         vocabulary = Vocabulary.of(sentences["train"], words, LEAST)
         shuffled = settings.edges == "shuffled"
-        whole = {name: make_split(found, vocabulary, name, shuffled) for name, found in sentences.items()}
-        train = _sample(whole["train"], self._profile("predicates"), "train", seeds.data_seed)
-        train, validation, test = (split.to(workshop.device) for split in (train, whole["validation"], whole["test"]))
+        train, validation, test = (
+            make_split(sentences[name], vocabulary, name, shuffled).to(workshop.device) for name in SPLITS
+        )
         model = self._model(vocabulary, torch.from_numpy(vectors).float()).to(workshop.device)
 
         def fit() -> dict[str, float]:
@@ -159,8 +181,8 @@ class SemanticRoles(Task):
         figures = workshop.cached(model, fit)
         splits = {
             "train": train,
-            "validation": _sample(validation, settings.explained, "validation", seeds.data_seed),
-            "test": _sample(test, settings.explained, "test", seeds.data_seed),
+            "validation": _explained(validation, settings.explained, "validation"),
+            "test": _explained(test, settings.explained, "test"),
         }
         return Problem(model, NodeClassification(), splits, vocabulary.edge_types(), figures)
 
@@ -259,13 +281,29 @@ def _checksum(path: Path) -> str:
         raise UserError(f"expected a file of the data; {path}: {error.strerror}: check --data-dir") from error
 
 
-def _sample(split: Split, count: int, name: str, seed: int) -> Split:
-    """Return ``count`` graphs at random, in their order; all where ``count`` is 0 or there are no more."""
-    if not count or count >= split.graphs.num_graphs:
-        return split
-    draw = generator("srl sample", name, seed)
-    index = torch.randperm(split.graphs.num_graphs, generator=draw)[:count].sort().values
-    return split.select(index.to(split.graphs.device))
+def _sample(sentences: list[Sentence], count: int, seed: int) -> list[Sentence]:
+    """Return sentences with ``count`` of their predicates, at random; all where it is 0 or there are no more."""
+    pairs = [(i, k) for i, sentence in enumerate(sentences) for k in range(len(sentence.predicates))]
+    if not count or count >= len(pairs):
+        return sentences
+    chosen: dict[int, list[int]] = defaultdict(list)
+    for place in torch.randperm(len(pairs), generator=generator("srl sample", seed))[:count].sort().values.tolist():
+        chosen[pairs[place][0]].append(pairs[place][1])
+    return [
+        replace(
+            sentences[i],
+            predicates=[sentences[i].predicates[k] for k in kept],
+            pred=[sentences[i].pred[k] for k in kept],
+            roles=[sentences[i].roles[k] for k in kept],
+        )
+        for i, kept in chosen.items()
+    ]
+
+
+def _explained(split: Split, count: int, name: str) -> Split:
+    """Return ``count`` graphs at random, in their order: the same for every seed."""
+    order = torch.randperm(split.graphs.num_graphs, generator=generator("srl explained", name))
+    return split.select(order[:count].sort().values.to(split.graphs.device))
 
 
 def lookups(train: Sequence[Sentence], test: Sequence[Sentence]) -> dict[str, float]:
@@ -298,7 +336,7 @@ def _described(sentences: Sequence[Sentence], describe: Any) -> Any:
 
 
 def _offset_and_tag(sentence: Sentence, token: int, predicate: int) -> tuple[int, str]:
-    return token - predicate, sentence.pos[token]
+    return token - predicate, tags(sentence)[token]
 
 
 def _relation(sentence: Sentence, token: int, predicate: int) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """The role labeller of Marcheggiani & Titov (EMNLP 2017): embeddings, maybe a BiLSTM, syntactic GCN layers, a scorer.
 
 A message along or against a dependency arc from u to v is g (V_dir h_u + b_label), with V by direction, b by relation
-and direction, and a scalar gate g = sigmoid(w_dir . h_u + c_label). What a token says to itself is no message: it is a
-term of the layer, and no method can close it.
+and direction, and a scalar gate g = sigmoid(w_dir . h_u + c_label). What a token says to itself has a gate of the
+model's, too, but is a term of the layer and no message: no method can close it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Transformed(NamedTuple):
 
 
 class SyntacticConv(MessagePassing):
-    """One syntactic GCN layer: h_v' = ReLU(W h_v + c + sum of gated messages).
+    """One syntactic GCN layer: h_v' = ReLU(sigmoid(w . h_v + d) (W h_v + c) + sum of gated messages).
 
     Args:
         width: of the states before and after.
@@ -66,6 +66,7 @@ class SyntacticConv(MessagePassing):
     def __init__(self, width: int, num_types: int, connected: bool = True) -> None:
         super().__init__(aggr="sum")
         self.own = nn.Linear(width, width)
+        self.own_gate = nn.Linear(width, 1)
         self.weight = nn.Linear(width, DIRECTIONS * width, bias=False)
         self.bias = nn.Embedding(num_types, width)
         self.gate = ArcGate(width, num_types)
@@ -77,7 +78,7 @@ class SyntacticConv(MessagePassing):
         edge_type = graphs["edge_type"]
         sender = DIRECTIONS * graphs.edge_index[0] + graphs["direction"]
         content = self.weight(x).view(-1, x.shape[1]).index_select(0, sender) + self.bias(edge_type)
-        return Transformed(self.own(x), content, self.gate(x, sender, edge_type))
+        return Transformed(self.own_gate(x).sigmoid() * self.own(x), content, self.gate(x, sender, edge_type))
 
     def forward(self, x: Tensor, edge_index: Tensor, transformed: Transformed) -> Tensor:
         """Return the new states ``(N, D)``."""
