@@ -142,7 +142,10 @@ def render_card(study: str, **about: Any) -> str:
     """
     folder = ROOT / "results" / "reference" / study
     if not folder.is_dir():
-        return f"The reference results of {study!r} are not here: they are part of the repository, not of the package."
+        return (
+            f"The reference results of {study!r} are not here. In the repository, `python -m attribench study "
+            f"tasks/{study}_study.toml --out results/reference/{study}` makes them."
+        )
     environment = Environment(loader=FileSystemLoader(ROOT / "tasks"), undefined=StrictUndefined, trim_blocks=True)
     environment.filters["percent"] = _percent
     template = environment.get_template(f"{study}_card.md.j2")

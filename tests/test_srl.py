@@ -329,24 +329,34 @@ def test_training_predicates_are_a_sample_and_nothing_else_is_known(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("file", "text", "message"),
     [
-        ("1\tA\tb\n\n", r"train.conll09: line 1"),
-        ("", "train.conll09"),
+        ("train.conll09", "1\tA\tb\n\n", r"train.conll09: line 1"),
+        ("train.conll09", "", "train.conll09"),
+        ("glove.txt", "the 0.1 many\n", r"expected a number; .*glove.txt: line 1: got 'many'"),
         (
+            "train.conll09",
             "1\tHush\t_\t_\t_\t_\t_\t_\t0\t_\troot\t_\t_\t_\n\n",
             r"expected predicates \(FILLPRED Y\) in .*train.conll09",
         ),
     ],
 )
 def test_a_bad_file_is_one_line_on_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    text: str,
+    message: str,
 ) -> None:
     write(tmp_path, 1)
-    (tmp_path / "train.conll09").write_text(text)
+    conll.write_conll([sentence("the* 0 root _")], tmp_path / "dev.conll09")
+    (tmp_path / "glove.txt").write_text("the 0.1 0.2\n")
+    (tmp_path / file).write_text(text)
     files = [
         word for name in ("train", "validation", "test") for word in ("--set", f"srl.{name}_file={OWN[f'{name}_file']}")
     ]
+    files += ["--set", "srl.vectors_file=glove.txt"]
     arguments = ["run", "--task", "srl-gnn", "--methods", "gate-values", "--data-dir", str(tmp_path), *files]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["attribench", *arguments, "--jobs", "0", "--out", "r"])

@@ -26,6 +26,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -105,6 +106,16 @@ def load(path: Path, checksum: str) -> list[Sentence]:
     return found
 
 
+@cache
+def known_vectors(path: Path, checksum: str, words: frozenset[str]) -> tuple[list[str], np.ndarray]:
+    """Return those of the words that have fixed vectors, and the vectors; read once per process.
+
+    Raises:
+        UserError: when the file is malformed.
+    """
+    return load_vectors(path, words)
+
+
 class SemanticRoles(Task):
     """What both tasks share: everything but the model's depth."""
 
@@ -138,12 +149,17 @@ class SemanticRoles(Task):
         """Return the checksums of the data and the vectors.
 
         Raises:
-            UserError: when a file of the data is not there, malformed, or without any predicate.
+            UserError: when a file is not there, malformed, or without any predicate.
         """
-        checksums = {name: _checksum(path) for name, path in self._files.items()}
-        for name in SPLITS:
-            load(self._files[name], checksums[name])
-        return checksums
+        self._read()
+        return {name: _checksum(path) for name, path in self._files.items()}
+
+    def _read(self) -> tuple[dict[str, list[Sentence]], list[str], np.ndarray]:
+        """Return the sentences of every split, and the words in them that have fixed vectors, with these."""
+        files = self._files
+        sentences = {name: load(files[name], _checksum(files[name])) for name in SPLITS}
+        words = frozenset(form.lower() for found in sentences.values() for sentence in found for form in sentence.form)
+        return sentences, *known_vectors(files["vectors"], _checksum(files["vectors"]), words)
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -160,12 +176,9 @@ class SemanticRoles(Task):
 
     def build(self, seeds: TaskSeeds, workshop: Workshop) -> Problem:
         """Read the data, train the labeller, and choose the predicates that are explained."""
-        settings, files = self.config, self._files
-        sentences = {name: load(files[name], _checksum(files[name])) for name in SPLITS}
+        settings, (sentences, words, vectors) = self.config, self._read()
         # What the model has not been trained on, it and the tables do not know.
         sentences["train"] = _sample(sentences["train"], self._profile("predicates"), seeds.data_seed)
-        seen = {form.lower() for found in sentences.values() for sentence in found for form in sentence.form}
-        words, vectors = load_vectors(files["vectors"], seen)
         vocabulary = Vocabulary.of(sentences["train"], words, LEAST)
         shuffled = settings.edges == "shuffled"
         train, validation, test = (
