@@ -320,7 +320,7 @@ def _remarks(report: Report) -> list[str]:
     """Say which models were explained, whether the gold holds for them, and which cells did not end well."""
     lines = []
     for task, rows in report.tasks().groupby("task", sort=False) if report.problems else []:
-        named = ("data_seed", "model_seed", "epochs")
+        named = ("data_seed", "model_seed", "epochs", "best_epoch")
         hidden = [c for c in rows if c in named or str(c).endswith(("_changed", "_change", "_messages", "_share"))]
         figures = rows.select_dtypes("number").drop(columns=hidden, errors="ignore")
         parts = ", ".join(f"{name} {value:.3f}" for name, value in figures.min().dropna().items())

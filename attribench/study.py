@@ -33,9 +33,18 @@ class Reference:
         self._tables: dict[tuple[str, str], pd.DataFrame] = {}
 
     def table(self, run: str, view: str = "comparison") -> pd.DataFrame:
-        """Return a view of a run."""
+        """Return a view of a run.
+
+        Raises:
+            UserError: when it is not there, as after an interrupted study.
+        """
         if (run, view) not in self._tables:
-            self._tables[run, view] = pd.read_csv(self.folder / run / f"{view}.csv")
+            path = self.folder / run / f"{view}.csv"
+            try:
+                self._tables[run, view] = pd.read_csv(path)
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                raise UserError(f"expected the results of a study; {path}: {reason}: run the whole study") from error
         return self._tables[run, view]
 
     def value(self, run: str, method: str, figure: str, task: str | None = None) -> float:
@@ -44,7 +53,8 @@ class Reference:
         rows = table[(table["method"] == method) & ((table["task"] == task) | (task is None))]
         if rows.empty:
             raise UserError(
-                f"expected complete cells of {method} in the reference run {run!r}; got none: run the study"
+                f"expected complete cells of {method} on {task or 'any task'} in the reference run {run!r}; got none: "
+                f"{self.folder / run / 'scores.csv'} says how they ended"
             )
         return float(rows[figure].iloc[0])
 

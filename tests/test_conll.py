@@ -139,11 +139,15 @@ def test_the_bundled_file_comes_back_byte_for_byte(tmp_path: Path) -> None:
         (f"{FIRST}\n{SECOND}\n", ("expected ID 6", "line 6, column 1 (ID)", "got '1'")),
         (f"\n{FIRST}\n", ("expected a row", "line 1 is blank", "remove blank lines")),
         (f"{FIRST}\n".replace("\n", "\r\n", 2), ("same line end", "line 3 ends in b'\\n'", "line 1 in b'\\r\\n'")),
+        (f"{FIRST}\n".replace("\n", "\r\n")[:-1], ("expected a line feed", "line 5 ends in a carriage return alone")),
         ("", ("expected at least one sentence", "is empty")),
         ("\n\n", ("expected a row", "line 1 is blank")),
-        (f"\ufeff{FIRST}\n", ("expected UTF-8 without a byte-order mark", "line 1", "convert the file")),
+        (f"\ufeff{FIRST}\n", ("expected UTF-8 without a byte-order mark", "line 1, column 1 (ID)", "convert the file")),
         (f"{FIRST}\n".encode("utf-16"), ("expected UTF-8", "line 1", "got byte 0xff at place 1", "convert the file")),
-        (cell(2, "FORM", "é").encode("latin-1"), ("expected UTF-8", "line 3", "got byte 0xe9 at place 3")),
+        (
+            cell(2, "FORM", "é").encode("latin-1"),
+            ("expected UTF-8", "line 3, column 2 (FORM)", "got byte 0xe9 at place 3"),
+        ),
     ],
 )
 def test_a_bad_file_gives_one_clear_error(tmp_path: Path, text: str | bytes, parts: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """Semantic role labelling: graphs from sentences, the model against plain loops, and its training."""
 
 import importlib
+import os
 import re
 import sys
 from dataclasses import replace
@@ -334,6 +335,7 @@ def test_training_predicates_are_a_sample_and_nothing_else_is_known(tmp_path: Pa
         ("train.conll09", "1\tA\tb\n\n", r"train.conll09: line 1"),
         ("train.conll09", "", "train.conll09"),
         ("glove.txt", "the 0.1 many\n", r"expected a number; .*glove.txt: line 1: got 'many'"),
+        ("glove.txt", "zzz 0.1 0.2\n", r"expected vectors of the words; .*glove.txt: none is of a training word"),
         (
             "train.conll09",
             "1\tHush\t_\t_\t_\t_\t_\t_\t0\t_\troot\t_\t_\t_\n\n",
@@ -379,6 +381,26 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "dev.conll09").unlink()
     with pytest.raises(UserError, match=r"dev.conll09: No such file or directory: check --data-dir"):
+        built(tmp_path)
+
+
+def test_few_words_with_vectors_are_worth_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path)
+    kind = TASKS["srl-gnn"]
+    words = sorted({form.lower() for s in (DOGS, SILENCE, CATS) for form in s.form})
+    for known in ([DOGS.form[0].lower()], words):
+        caplog.clear()
+        (tmp_path / "v.txt").write_text("".join(f"{word} 0.1 0.2\n" for word in known))
+        config = make_config("srl-gnn", kind.Config, {**OWN, "data_dir": str(tmp_path), "vectors_file": "v.txt"})
+        kind(config).sources()
+        assert ("of the training tokens have a word vector" in caplog.text) == (known != words)
+
+
+def test_a_pipe_is_no_file_of_the_data(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "dev.conll09").unlink()
+    os.mkfifo(tmp_path / "dev.conll09")
+    with pytest.raises(UserError, match=r"dev.conll09: not a regular file"):
         built(tmp_path)
 
 

