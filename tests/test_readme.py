@@ -75,3 +75,9 @@ def test_the_conclusions_are_those_of_the_card() -> None:
     items = [line for line in section.splitlines()[1:] if line.strip()]
     assert len(items) == 8
     assert "\n".join(items) in README
+
+
+def test_what_is_beside_the_paper_is_that_of_the_card() -> None:
+    card = TASKS["srl-gnn"]().card()
+    start = card.index("F1 (the paper: on CoNLL-2009")
+    assert card[start : card.index("### All methods")].strip() in README

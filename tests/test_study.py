@@ -97,7 +97,7 @@ def test_cards_are_of_named_tasks(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "expected --card with names of tasks" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["toy", "layers"])
+@pytest.mark.parametrize("name", ["toy", "layers", "srl"])
 def test_the_reference_results_are_those_of_the_study(name: str) -> None:
     runs = tomllib.loads((study.ROOT / "tasks" / f"{name}_study.toml").read_text())
     reference = REFERENCE.parent / name
@@ -204,3 +204,33 @@ def test_what_a_reference_says_of_layers_and_endings(tmp_path: Path) -> None:
     assert reference.by_layer("run", "x", "share", "b") == []
     assert reference.endings("run") == ["`x` on b: skipped, too large"]
     assert reference.endings("run", ["ok", "skipped"]) == []
+    assert reference.methods_where("run", "b", "reason", "too") == ["x"]
+    assert reference.methods_where("run", "a", "reason", "too") == []
+
+
+@pytest.mark.parametrize("name", ["srl-gnn", "srl-lstm"])
+def test_the_cards_of_the_role_tasks_say_what_the_reference_files_say(name: str) -> None:
+    card = TASKS[name]().card()
+    folder = REFERENCE.parent / "srl"
+    tasks = {run: pd.read_csv(folder / run / "tasks.csv").set_index("task") for run in ("methods", "edges")}
+    for run, task in (("methods", name), ("edges", f"{name}[edges=none]")):
+        assert " / ".join(f"{100 * x:.1f}" for x in tasks[run].loc[task]["test"]) in card
+    lead = (
+        tasks["methods"].loc[name]["test"].to_numpy() - tasks["edges"].loc[f"{name}[edges=none]"]["test"].to_numpy()
+    ).min()
+    (line,) = [x for x in card.splitlines() if x.startswith("| the tree's lead over no edges")]
+    assert f" {100 * lead:.1f} |" in line
+    assert lead > 0.1
+    scores = pd.read_csv(folder / "methods" / "scores.csv").query(
+        "task == @name and status == 'ok' and kind == 'method'"
+    )
+    section = card[card.index(f"**{name}**") :]
+    for method, cells in scores.groupby("method"):
+        assert len(cells) == 3
+        figures = [cells[c].mean() for c in ("retained", "metric_fall", "metric_fall_thinned_to_0.75")]
+        assert f"| `{method}` | {' | '.join(f'{100 * x:.1f}' for x in figures)} |" in section
+    fits = pd.read_csv(folder / "fits" / "scores.csv").query("task == @name and method == 'graphmask'")
+    assert (len(fits), fits["fit_seed"].nunique(), fits["model_seed"].nunique()) == (5, 5, 1)
+    low, high = 100 * fits["retained"].min(), 100 * fits["retained"].max()
+    assert f"in 5 of 5 fits on the first model {low:.1f} to {high:.1f} at" in card
+    assert "nan" not in card
