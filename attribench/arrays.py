@@ -6,6 +6,7 @@ it is (a zip bomb is compressed, or lets members share bytes) and be exactly as 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import math
@@ -46,11 +47,9 @@ def read_file(path: Path, limit: int, checksum: str | None = None) -> bytes:
         DamagedError: for anything else; a pipe or a device is not opened.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise DamagedError(f"{path}: not a regular file")
-        if status.st_size > limit:
-            raise DamagedError(f"{path}: {status.st_size} bytes; at most {limit} are read")
+        size = regular_size(path)
+        if size > limit:
+            raise DamagedError(f"{path}: {size} bytes; at most {limit} are read")
         if checksum is not None and file_checksum(path) != checksum:  # before anything is taken into memory
             raise DamagedError(f"{path}: the checksum does not match")
         return path.read_bytes()
@@ -58,8 +57,25 @@ def read_file(path: Path, limit: int, checksum: str | None = None) -> bytes:
         raise DamagedError(f"{path}: {getattr(error, 'strerror', None) or type(error).__name__}") from error
 
 
+def regular_size(path: Path) -> int:
+    """Return the bytes of a regular file.
+
+    Raises:
+        OSError: when it is not there, or a folder, pipe or device; these must not be opened: they may never end.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return status.st_size
+
+
 def file_checksum(path: Path) -> str:
-    """Return the SHA-256 of a file."""
+    """Return the SHA-256 of a regular file.
+
+    Raises:
+        OSError: when it is none, or cannot be read.
+    """
+    regular_size(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -353,4 +353,4 @@ def _cell(row: Mapping[Any, Any], heading: str) -> str:
 
 
 def _number(value: Any, scale: float, digits: int) -> str:
-    return "-" if value is None or math.isnan(value) else f"{scale * value:.{digits}f}"
+    return "-" if value is None or math.isnan(value) else f"{scale * value:z.{digits}f}"

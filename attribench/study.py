@@ -164,4 +164,4 @@ def render_card(study: str, **about: Any) -> str:
 
 def _percent(value: Any) -> str:
     number = float(value)
-    return "-" if math.isnan(number) else f"{100 * number:.1f}"
+    return "-" if math.isnan(number) else f"{100 * number:z.1f}"

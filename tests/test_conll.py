@@ -189,8 +189,8 @@ def test_unreadable_files_are_refused(tmp_path: Path, name: str, content: bytes 
 
 def test_pipes_and_folders_are_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.gz")
-    assert "no regular file" in refused(tmp_path / "pipe.gz")
-    assert "no regular file" in refused(tmp_path)
+    assert "not a regular file: check the path" in refused(tmp_path / "pipe.gz")
+    assert "not a regular file: check the path" in refused(tmp_path)
 
 
 def test_bombs_are_refused_while_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -299,15 +299,9 @@ def test_predicates_that_are_explained_are_a_fixed_sample(tmp_path: Path) -> Non
     workshop = Workshop(torch.device("cpu"), without_cache)
     first, other = (build_problem(task, TaskSeeds(seed, 0), workshop).splits for seed in (0, 1))
     places = {}
-    for name in ("validation", "test"):
+    for name, file in (("validation", "dev.conll09"), ("test", "test.conll09")):
         assert torch.equal(first[name].graphs.graph_key, other[name].graphs.graph_key)
-        everything = graphs_of.make_split(
-            labelling.load(
-                tmp_path / f"{name[:3] if name == 'validation' else name}.conll09".replace("val", "dev"), "x"
-            ),
-            VOCABULARY,
-            name,
-        )
+        everything = graphs_of.make_split(labelling.load(tmp_path / file, "x"), VOCABULARY, name)
         places[name] = torch.isin(everything.graphs.graph_key, first[name].graphs.graph_key).nonzero()[:, 0].tolist()
         assert len(places[name]) == 10
     assert places["validation"] != places["test"]

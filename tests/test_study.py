@@ -228,7 +228,7 @@ def test_the_cards_of_the_role_tasks_say_what_the_reference_files_say(name: str)
     for method, cells in scores.groupby("method"):
         assert len(cells) == 3
         figures = [cells[c].mean() for c in ("retained", "metric_fall", "metric_fall_thinned_to_0.75")]
-        assert f"| `{method}` | {' | '.join(f'{100 * x:.1f}' for x in figures)} |" in section
+        assert f"| `{method}` | {' | '.join(f'{100 * x:z.1f}' for x in figures)} |" in section
     fits = pd.read_csv(folder / "fits" / "scores.csv").query("task == @name and method == 'graphmask'")
     assert (len(fits), fits["fit_seed"].nunique(), fits["model_seed"].nunique()) == (5, 5, 1)
     low, high = 100 * fits["retained"].min(), 100 * fits["retained"].max()

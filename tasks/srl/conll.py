@@ -115,17 +115,13 @@ def write_conll(sentences: Iterable[Sentence], path: Path) -> None:
 class _RowError(Exception):
     """What is wrong in a row, counted from 0 in its sentence; ``column`` counts from 0, too."""
 
-    def __init__(
-        self, row: int, expected: str, got: str, column: int | None = None, remedy: str = "mend the row"
-    ) -> None:
+    def __init__(self, row: int, expected: str, got: str, column: int, remedy: str = "mend the row") -> None:
         super().__init__(expected)
         self.row, self.expected, self.got, self.column, self.remedy = row, expected, got, column, remedy
 
     def message(self, path: Path, start: int) -> str:
-        where = f"{path}: line {start + self.row}"
-        if self.column is not None:
-            apred = f"APRED{self.column - _APREDS + 1}"
-            where += f", column {self.column + 1} ({COLUMNS[self.column] if self.column < _APREDS else apred})"
+        column = COLUMNS[self.column] if self.column < _APREDS else f"APRED{self.column - _APREDS + 1}"
+        where = f"{path}: line {start + self.row}, column {self.column + 1} ({column})"
         return f"expected {self.expected}; {where}: got {self.got}: {self.remedy}"
 
 
@@ -171,7 +167,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, list[bytes], str, str]]:
 def _decode(rows: list[bytes], start: int) -> str:
     """Return the rows as text."""
     if start == 1 and rows[0].startswith(_BOM):
-        raise _RowError(0, "UTF-8 without a byte-order mark", "one", 0, remedy="convert the file")
+        raise _RowError(0, "UTF-8 without a byte-order mark", "one", 0, "convert the file")
     try:
         return b"\n".join(rows).decode()
     except UnicodeDecodeError:
@@ -181,7 +177,7 @@ def _decode(rows: list[bytes], start: int) -> str:
             except UnicodeDecodeError as error:
                 got = f"byte 0x{row[error.start]:02x} at place {error.start + 1}"
                 column = row[: error.start].count(b"\t")
-                raise _RowError(index, "UTF-8", got, column, remedy="convert the file") from None
+                raise _RowError(index, "UTF-8", got, column, "convert the file") from None
         raise
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
-import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from attribench.arrays import regular_size
 from attribench.errors import UserError
 
 MAX_LINE_BYTES = 2**20
@@ -28,8 +28,7 @@ def read_lines(path: Path, kind: str, max_bytes: int) -> Iterator[bytes]:
     """
     total = 0
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"expected {kind}; {path} is no regular file: check the path")
+        regular_size(path)
         with path.open("rb") as raw:
             file: BinaryIO = raw
             if path.suffix == ".gz":

@@ -20,7 +20,6 @@ the predicates, 500 of validation and of test, drawn at random, and fit on all o
 from __future__ import annotations
 
 import logging
-import stat
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -299,11 +298,9 @@ def _checksum(path: Path) -> str:
     """Return the SHA-256 of a file.
 
     Raises:
-        UserError: when it is not there, or no regular file; a pipe is not opened.
+        UserError: when it is not there, or no regular file.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"expected a file of the data; {path}: not a regular file: check --data-dir")
         return file_checksum(path)
     except OSError as error:
         raise UserError(f"expected a file of the data; {path}: {error.strerror}: check --data-dir") from error
