@@ -29,12 +29,16 @@ COMPARED = [
     "precision", "recall", "f1", "precision_macro", "recall_macro", "f1_macro", "auroc", "average_precision",
     "retained", "unchanged_own", "unchanged_zero", "divergence_own", "divergence_zero", "randomisation_correlation",
     "coverage", "precision_union", "recall_union", "f1_union", "auroc_union", "layer_share_error",
-    "layer_share_error_mask", "metric_fall", *(f"metric_fall_thinned_to_{share:g}" for share in THINNED),
+    "layer_share_error_mask", "f1_validation", "f1_paper_grid",
+    "metric_fall", *(f"metric_fall_thinned_to_{share:g}" for share in THINNED),
 ]  # fmt: skip
 SCORE_COLUMNS = [
-    *KEYS, "status", "reason", *COMPARED[:8], "threshold", "threshold_source", "retained", "unchanged_own",
+    *KEYS, "status", "reason", *COMPARED[:8], "threshold", "threshold_source", "threshold_at_end", "f1_validation",
+    "f1_paper_grid", "retained", "unchanged_own",
     "unchanged_zero", "divergence_own", "divergence_zero", "kind", "gold_confirmed",
 ]  # fmt: skip
+MARKED = {"one_mask": "one mask", "threshold_at_end": "at end"}
+"""Columns of truth values that are noted beside a method's name where they hold for any of its cells."""
 _LAYER = re.compile(r"_layer_(\d+)$")
 """Figures of one layer, counted from 0 as in ``layers.csv``."""
 CONFIDENCE_CELLS = 3
@@ -174,7 +178,7 @@ class Report:
                     "status": status,
                     "cells": len(used),
                     "planned": len(cells),
-                    "one_mask": bool(cells["one_mask"].fillna(False).any()) if "one_mask" in cells else False,
+                    **{name: name in cells and bool(cells[name].eq(True).any()) for name in MARKED},
                     "statuses": " ".join(f"{name}:{count}" for name, count in cells["status"].value_counts().items()),
                 }
                 for figure in figures:
@@ -232,6 +236,7 @@ def _spread(name: str, values: Any) -> dict[str, float | None]:
 
 
 _BY_LAYER = "F1 by layer"
+_AT_END = f"({MARKED['threshold_at_end']})"
 _COLUMNS = {
     "prec": ("precision_mean", 100, 1),
     "rec": ("recall_mean", 100, 1),
@@ -240,6 +245,7 @@ _COLUMNS = {
     _BY_LAYER: ("f1_layer_0_mean", 100, 0),
     "union": ("f1_union_mean", 100, 1),
     "moved": ("layer_share_error_mean", 100, 1),
+    "grid": ("f1_paper_grid_mean", 100, 1),
     "paper": ("published_f1", 100, 1),
     "AUROC": ("auroc_mean", 100, 1),
     "kept": ("retained_mean", 100, 1),
@@ -257,6 +263,7 @@ _DISPENSABLE = (
     "rand",
     "fit s",
     "±",
+    "grid",
     "ms",
     "AUROC",
     "moved",
@@ -272,7 +279,8 @@ _LEGEND = {
     _BY_LAYER: "from the first",
     "union": "F1 over edges, in whatever layer",
     "moved": "how far the layers' shares of the scores are from their shares of the gold",
-    "paper": "published F1",
+    "grid": "F1 where the threshold is one of the paper's grid of 0.1 to 0.9",
+    "paper": "published F1, to be set beside it",
     "kept": "messages retained",
     "fall": "what the task's metric loses under the scored mask",
     "fall¾": "the same when a random quarter of the retained messages is dropped as well",
@@ -280,6 +288,7 @@ _LEGEND = {
     "same0": "the same with a zero baseline",
     "rand": "correlation with scores for shuffled weights",
     "ms": "per explanation",
+    _AT_END: "no threshold between keeping all and keeping nothing did better on validation",
     "-": "none",
 }
 
@@ -301,6 +310,8 @@ def print_comparison(report: Report, console: Console) -> None:
             if heading in shown and 3 + max(map(len, names)) + sum(widths[h] for h in shown) > console.width:
                 shown.remove(heading)
         explained.update(shown)
+        if mine["threshold_at_end"].any():
+            explained.add(_AT_END)
         table.add_column("method", no_wrap=True)
         for heading in shown:
             table.add_column(heading, justify="right", no_wrap=True, min_width=5)
@@ -340,7 +351,8 @@ def _remarks(report: Report) -> list[str]:
 
 
 def _name(row: Mapping[Any, Any]) -> str:
-    notes = [text for text, said in (("partial", row["status"] != "ok"), ("one mask", row["one_mask"])) if said]
+    notes = ["partial"] if row["status"] != "ok" else []
+    notes += [text for column, text in MARKED.items() if row[column]]
     return f"{row['method']} ({', '.join(notes)})" if notes else str(row["method"])
 
 

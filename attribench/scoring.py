@@ -11,6 +11,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from .decision import Decision, choose_by_f1, choose_by_metric, choose_on_paper_grid
 from .gates import Gates, Stream
 from .gold import against_gold, by_layer, micro, precision_recall_f1, share_error, soft
 from .masks import THRESHOLDS, normalise, random_like, thin, threshold, top_share
@@ -29,6 +30,9 @@ LAYER_FIGURES = ("attribution_share", "gold_share", "precision", "recall", "f1",
 
 LAYER_FIGURES_WITHOUT_GOLD = ("attribution_share", "retained_share")
 """The same where there is no gold."""
+
+FEWEST_RANKS = 10
+"""Distinct values below which a correlation of ranks says little: of hard masks, it is that of two binary variables."""
 
 METRIC_FALL = 0.01
 """Without gold, the threshold is the sparsest whose validation metric falls by at most this much."""
@@ -89,46 +93,54 @@ class Judge:
         scores = self.recordings[split].ones() * value
         return Attribution(scores, hard_mask=scores > 0.5)
 
-    def choose_threshold(self, attribution: Attribution) -> tuple[float, str]:
-        """Choose from the grid on the validation graphs; say how. Ties go to the sparser mask."""
-        recording, split = self.recordings["validation"], self.problem.splits["validation"]
-        values = normalise(attribution, recording.graphs)
+    @torch.no_grad()
+    def decide(self, attributions: dict[str, Attribution], source: str | None = None) -> Decision:
+        """Return which messages count as retained: the method's own mask, or the one of a threshold.
+
+        Args:
+            attributions: of ``test`` graphs, and of ``validation`` ones where the method does not decide itself.
+            source: who decided the hard mask of a control.
+        """
+        test = attributions["test"]
+        if test.hard_mask is not None:
+            return Decision(test.hard_mask, source or "hard mask of the method")
+        attribution, split = attributions["validation"], self.problem.splits["validation"]
+        recording = self.recordings["validation"]
+        on_validation = normalise(attribution, recording.graphs)
+        values = normalise(test, self.recordings["test"].graphs)
         if split.gold is not None:
-            f1 = []
-            for t in THRESHOLDS:
-                _, mask = against_gold(values, threshold(values, t), split.gold)
-                f1.append(micro(mask, split.gold)["f1"])
-            return max(zip(f1, THRESHOLDS, strict=True))[1], "validation F1"
+            choice = choose_by_f1(on_validation, split.gold)
+            grid = threshold(values, choose_on_paper_grid(on_validation, split.gold))
+            return Decision(threshold(values, choice.threshold), choice.source, choice, grid)
         metric = self.problem.output.metric
         floor = metric(recording.logits, split.labels) - METRIC_FALL
-        for t in reversed(THRESHOLDS):
-            logits = _masked(recording, threshold(values, t), attribution.baselines)
-            if metric(logits, split.labels) >= floor - 1e-9:  # floating point: a fall of exactly one point is accepted
-                return t, "validation metric"
-        return THRESHOLDS[0], "validation metric (none within one point)"
+
+        def keeps(t: float) -> bool:
+            logits = _masked(recording, threshold(on_validation, t), attribution.baselines)
+            return metric(logits, split.labels) >= floor - 1e-9  # floating point: a fall of one point is accepted
+
+        choice = choose_by_metric(on_validation, keeps)
+        return Decision(threshold(values, choice.threshold), choice.source, choice)
 
     @torch.no_grad()
     def score(
-        self, name: str, attributions: dict[str, Attribution], kind: str = "method", forced: str | None = None
+        self, name: str, attributions: dict[str, Attribution], decision: Decision | None = None, kind: str = "method"
     ) -> Scores:
         """Score one row from its attributions of ``validation`` and ``test``.
 
         The mask whose retained share is reported is the mask that is scored and whose prediction is checked.
-        ``forced`` names the source of the hard mask of a control.
         """
         test = attributions["test"]
-        recording = self.recordings["test"]
-        values = normalise(test, recording.graphs)
-        chosen: float | None = None
-        if test.hard_mask is not None:
-            mask, source = test.hard_mask, forced or "hard mask of the method"
-        else:
-            chosen, source = self.choose_threshold(attributions["validation"])
-            mask = threshold(values, chosen)
-        figures: dict[str, Any] = {"threshold": chosen, "threshold_source": source}
+        decision = decision or self.decide(attributions)
+        values, mask, choice = normalise(test, self.recordings["test"].graphs), decision.mask, decision.choice
+        figures: dict[str, Any] = {
+            "threshold": choice.threshold if choice else None,
+            "threshold_source": decision.source,
+            "threshold_at_end": choice.at_end if choice else None,
+            "one_mask": not test.per_layer,
+        }
         per_graph = self._identity()
-        figures["one_mask"] = not test.per_layer
-        self._score_gold(figures, per_graph, values, mask)
+        self._score_gold(figures, per_graph, values, decision)
         self._score_fidelity(figures, per_graph, values, mask, test.baselines)
         if self.problem.splits["test"].gold is None:
             self._score_need(figures, mask if test.per_layer else mask[:1], test.baselines)
@@ -145,35 +157,37 @@ class Judge:
                 figures.update({f"{name}_layer_{k}": value for name, value in layer.items() if name in told})
         return Scores(name, kind, figures, per_graph, layers)
 
-    def controls(self, name: str, attributions: dict[str, Attribution], seed: int) -> list[Scores]:
-        """Score a method's own controls: a random mask matched to its mask, and its learned baseline alone."""
-        test = attributions["test"]
-        graphs = self.recordings["test"].graphs
-        values = normalise(test, graphs)
-        mask = test.hard_mask
-        if mask is None:
-            mask = threshold(values, self.choose_threshold(attributions["validation"])[0])
+    def method_and_controls(self, name: str, attributions: dict[str, Attribution], seed: int) -> list[Scores]:
+        """Score a method and its own controls: a random mask matched to its mask, and its learned baseline alone."""
+        test, decision = attributions["test"], self.decide(attributions)
+        rows = [self.score(name, attributions, decision)]
+        graphs, mask = self.recordings["test"].graphs, decision.mask
         own = mask if test.per_layer else mask[:1]
         matched = random_like(own, graphs, derive("matched random", seed)).expand_as(mask)
-        scores = matched.to(values.dtype)
-        random = Attribution(scores, hard_mask=matched, per_layer=test.per_layer)
-        rows = [self.score(f"random({name})", {"test": random}, "control", "matched")]
+        chance = Attribution(
+            matched.to(test.scores.dtype), hard_mask=matched, baselines=test.baselines, per_layer=test.per_layer
+        )
+        rows.append(self._control(f"random({name})", chance, "matched"))
         if test.baselines is not None:
-            closed = Attribution(scores * 0, hard_mask=matched & False, baselines=test.baselines)
-            rows.append(self.score(f"drop-all({name})", {"test": closed}, "control", "all closed, own baseline"))
+            closed = Attribution(chance.scores * 0, hard_mask=matched & False, baselines=test.baselines)
+            rows.append(self._control(f"drop-all({name})", closed, "all closed, own baseline"))
         return rows
+
+    def _control(self, name: str, attribution: Attribution, source: str) -> Scores:
+        attributions = {"test": attribution}
+        return self.score(name, attributions, self.decide(attributions, source), "control")
 
     def problem_controls(self) -> list[Scores]:
         """Score keep-all, drop-all (zero baseline), and the gold mask where there is one."""
         rows = [
-            self.score(name, {"test": self.constant("test", value)}, "control", f"all {state}")
+            self._control(name, self.constant("test", value), f"all {state}")
             for name, value, state in (("keep-all", 1.0, "open"), ("drop-all", 0.0, "closed"))
         ]
         gold = self.problem.splits["test"].gold
         if gold is not None:
             mask = gold.expand(self.num_layers, -1)
             scores = mask.to(self.recordings["test"].logits.dtype)
-            rows.append(self.score("gold", {"test": Attribution(scores, hard_mask=mask)}, "control", "gold"))
+            rows.append(self._control("gold", Attribution(scores, hard_mask=mask), "gold"))
         return rows
 
     @torch.no_grad()
@@ -215,12 +229,15 @@ class Judge:
         }
 
     def _score_gold(
-        self, figures: dict[str, Any], per_graph: dict[str, np.ndarray], values: Tensor, mask: Tensor
+        self, figures: dict[str, Any], per_graph: dict[str, np.ndarray], values: Tensor, decision: Decision
     ) -> None:
         gold = self.problem.splits["test"].gold
         if gold is None:
             return
-        values, mask = against_gold(values, mask, gold)
+        figures["f1_validation"] = decision.choice.f1 if decision.choice else None
+        grid = decision.mask if decision.paper_grid is None else decision.paper_grid
+        figures["f1_paper_grid"] = micro(against_gold(values, grid, gold)[1], gold)["f1"]
+        values, mask = against_gold(values, decision.mask, gold)
         graphs = self.recordings["test"].graphs
         counts = [graphs.sum_per_graph(x.long().sum(0)).cpu().numpy() for x in (mask & gold, mask, gold)]
         rows = precision_recall_f1(*counts)
@@ -340,7 +357,7 @@ def score_method(
         rows = [Scores(name, "method", {})]
     else:
         with Judge(problem, max_edges) as judge:
-            rows = [judge.score(name, attributions), *judge.controls(name, attributions, seed)]
+            rows = judge.method_and_controls(name, attributions, seed)
     rows[0].figures |= {f"fit_{name}": value for name, value in figures.items()}
     if complete is not None:
         for row in rows:
@@ -369,8 +386,8 @@ def _name_unfinished(row: Scores, complete: Tensor) -> None:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Return Spearman's rank correlation; None where either is constant or there are fewer than two values."""
-    return None if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0 else float(spearmanr(x, y).statistic)
+    """Return Spearman's rank correlation; None where either has fewer than :data:`FEWEST_RANKS` distinct values."""
+    return None if min(len(np.unique(x)), len(np.unique(y))) < FEWEST_RANKS else float(spearmanr(x, y).statistic)
 
 
 def _masked(recording: Stream, mask: Tensor, baselines: Sequence[Tensor] | None) -> Tensor:

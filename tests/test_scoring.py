@@ -111,7 +111,7 @@ STARS = problem(Votes(1.0), VALIDATION, TEST)
 
 
 def attributions(**test: Any) -> dict[str, Attribution]:
-    validation = Attribution(torch.tensor([[0.95, 0.55, 0.45, 0.15]]))  # the gold exactly where 0.45 <= t < 0.55
+    validation = Attribution(torch.tensor([[0.95, 0.625, 0.375, 0.15]]))  # the gold exactly where 0.375 <= t < 0.625
     return {"validation": validation, "test": Attribution(SCORES, **test)}
 
 
@@ -217,14 +217,15 @@ def test_problem_controls_by_hand() -> None:
 def test_controls_of_a_method_by_hand() -> None:
     given = attributions(baselines=(BASELINE,))
     with Judge(STARS) as judge:
-        matched, closed = judge.controls("method", given, seed=0)
-        others = [judge.controls("method", given, seed=seed)[0] for seed in range(1, 9)]
-        assert [row.method for row in judge.controls("bare", attributions(), seed=0)] == ["random(bare)"]
+        _, matched, closed = judge.method_and_controls("method", given, seed=0)
+        others = [judge.method_and_controls("method", given, seed=seed)[1] for seed in range(1, 9)]
+        bare = [row.method for row in judge.method_and_controls("bare", attributions(), seed=0)]
+    assert bare == ["bare", "random(bare)"]
     assert (matched.method, closed.method) == ("random(method)", "drop-all(method)")
     assert matched.kind == closed.kind == "control"
     assert matched.per_graph["retained"].tolist() == [2, 1, 0, 0]
     assert len({tuple(row.per_graph["true_positive"]) for row in others}) > 1
-    assert matched.figures["unchanged_own"] == matched.figures["unchanged_zero"]  # its baseline is zero
+    assert matched.figures["unchanged_own"] == 1 > matched.figures["unchanged_zero"]  # with the method's baseline, too
     # A baseline that carries the answer keeps every prediction without any message: the leakage control.
     assert closed.figures["retained"] == 0
     assert closed.figures["unchanged_own"] == 1
@@ -318,39 +319,6 @@ def test_threshold_free_figures_need_gold_of_both_kinds(gold: list[list[int]]) -
     with Judge(problem(Votes(1.0), VALIDATION, split(TEST.graphs, [1, 0, 1, 1], gold))) as judge:
         figures = judge.score("method", attributions()).figures
     assert figures["auroc"] is figures["average_precision"] is None
-
-
-def test_threshold_by_gold_is_the_sparser_of_the_best() -> None:
-    part = split(stars([1, 1, 1, 1]), [1], [[1, 0, 0, 0]])
-    with Judge(problem(Votes(1.0), part, part)) as judge:
-        scores = torch.tensor([[0.85, 0.55, 0.45, 0.15]])
-        assert judge.choose_threshold(Attribution(scores)) == (0.8, "validation F1")  # 0.6 and 0.7 do as well
-
-
-def many(sure: Sequence[float], labels: Sequence[int]) -> tuple[Problem, Attribution]:
-    """Stars of one edge, all of class 1 while it is open, with the edge's score."""
-    part = split(stars(*([1.0] for _ in sure)), labels)
-    return problem(Votes(1.0), part, part), Attribution(torch.tensor([sure]))
-
-
-def test_threshold_without_gold_is_the_sparsest_that_costs_at_most_one_point() -> None:
-    task, attribution = many([0.95] * 98 + [0.75, 0.35], [1] * 100)
-    with Judge(task) as judge:
-        assert judge.choose_threshold(attribution) == (0.7, "validation metric")  # one of a hundred falls
-        own = Attribution(attribution.scores, baselines=(torch.ones(1, dtype=torch.float64),))
-        assert judge.choose_threshold(own) == (0.9, "validation metric")  # the baseline keeps every prediction
-    task, attribution = many([0.95] * 97 + [0.75, 0.35, 0.35], [1] * 100)
-    with Judge(task) as judge:
-        assert judge.choose_threshold(attribution) == (0.3, "validation metric")
-    task, attribution = many([0.95, 0.05], [1, 1])
-    with Judge(task) as judge:
-        assert judge.choose_threshold(attribution) == (0.1, "validation metric (none within one point)")
-
-
-def test_a_fall_of_exactly_one_point_is_accepted_whatever_the_rounding() -> None:
-    task, attribution = many([0.95] * 99 + [0.35], [0] * 93 + [1] * 7)
-    with Judge(task) as judge:
-        assert judge.choose_threshold(attribution) == (0.9, "validation metric")
 
 
 def test_the_judge_leaves_the_model_as_it_found_it() -> None:
