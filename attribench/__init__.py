@@ -1,6 +1,58 @@
-"""attribench: which attribution method for graph neural networks tells the truth about a model?"""
+"""attribench: which attribution method for graph neural networks tells the truth about a model?
 
+All that a plugin needs comes from here: ``from attribench import Method, Task, GraphBatch, ...``. The modules behind
+the names may move; the names stay. They are imported when first asked for, so that ``--help`` answers at once.
+"""
+
+import ast
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .arrays import file_checksum as file_checksum
+    from .errors import Infeasible as Infeasible
+    from .errors import Skipped as Skipped
+    from .errors import UserError as UserError
+    from .gates import Gates as Gates
+    from .gates import Recording as Recording
+    from .gates import UnsupportedModelError as UnsupportedModelError
+    from .graphs import GraphBatch as GraphBatch
+    from .graphs import named_keys as named_keys
+    from .hard_concrete import HardConcrete as HardConcrete
+    from .hard_concrete import straight_through_round as straight_through_round
+    from .method import Attribution as Attribution
+    from .method import Method as Method
+    from .method import Rival as Rival
+    from .method import Subject as Subject
+    from .method import config as config
+    from .model import GraphModel as GraphModel
+    from .model import PyGModel as PyGModel
+    from .neighbourhoods import neighbourhoods as neighbourhoods
+    from .neighbourhoods import whole_graph as whole_graph
+    from .noise import EdgeNoise as EdgeNoise
+    from .output import Categorical as Categorical
+    from .output import GraphClassification as GraphClassification
+    from .output import NodeClassification as NodeClassification
+    from .output import Output as Output
+    from .output import SequenceLabelling as SequenceLabelling
+    from .outputs import BinaryClassification as BinaryClassification
+    from .outputs import GraphRegression as GraphRegression
+    from .outputs import LinkPrediction as LinkPrediction
+    from .outputs import MultiLabelClassification as MultiLabelClassification
+    from .registry import METHODS as METHODS
+    from .registry import TASKS as TASKS
+    from .seeds import Seeds as Seeds
+    from .seeds import derive as derive
+    from .seeds import generator as generator
+    from .task import Problem as Problem
+    from .task import Split as Split
+    from .task import Task as Task
+    from .task import TaskSeeds as TaskSeeds
+    from .task import Workshop as Workshop
+    from .training import accuracy as accuracy
+    from .training import train_classifier as train_classifier
 
 __version__ = "0.1.0"
 
@@ -8,3 +60,23 @@ __version__ = "0.1.0"
 _root = Path(__file__).resolve().parent.parent
 if (_root / "methods" / "__init__.py").is_file() and (_root / "pyproject.toml").is_file():
     __path__.append(str(_root))
+
+
+@cache
+def _exports() -> dict[str, str]:
+    """Return the module of every name that is imported above for type checkers: the list is kept in one place."""
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1)
+    return {alias.asname or alias.name: f"{__name__}.{node.module}" for node in imports for alias in node.names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name at the first look-up (PEP 562)."""
+    if name.startswith("__") or name not in _exports():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_exports()[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_exports()})

@@ -47,7 +47,7 @@ def run_bench(
     for name in methods:
         if "[" in name:
             raise UserError(f"expected methods without options; bench times the defaults; got {name!r}")
-        reason = METHODS[name].supports(bench.subject)
+        reason = METHODS[name].reason_against(bench.subject)
         if reason is not None:
             console.print(f"{name}: not timed: {reason}")
             continue

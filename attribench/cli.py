@@ -175,7 +175,7 @@ def _conclude(
 ) -> int:
     """Write the views and print the comparison; return the exit code."""
     from .report import Report, print_comparison
-    from .runner import problem_result
+    from .runner import REFUSED, problem_result
 
     scored = [problem_result(grounds, stored) for grounds, stored in problems if stored and stored.status == "ok"]
     report = Report(results, scored, runner.configs)
@@ -183,6 +183,11 @@ def _conclude(
         report.write(folder)
         print_comparison(report, _console())
         sys.stdout.flush()
+    refused = {grounds.task: stored.reason for grounds, stored in problems if stored and stored.status == REFUSED}
+    for task, reason in refused.items():
+        _say(f"error: {task}: {reason}")
+    if refused:
+        return EXIT_BAD_INPUT
     return 0 if all(result.record["status"] in ("ok", "partial", "skipped") for result in results) else 1
 
 
@@ -243,12 +248,14 @@ def study(
 @app.command()
 def score(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A results folder that `run` wrote.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of data, where the run was of one.")] = None,
     cache_dir: CacheDir = None,
     plugin: Plugins = None,
 ) -> None:
     """Score a run's stored attributions again, without running a method.
 
-    A run with plugins is scored with the same --plugin options: no code is run because a file says so.
+    A run with plugins or data of the user's is scored with the same --plugin and --data-dir options: no code is run
+    and no path is read because a file says so.
     """
     import torch
 
@@ -260,7 +267,7 @@ def score(
 
     for source in plugin or []:
         load_plugin(source)
-    plan, keys = read_plan(run_folder / "run.json", plugin or [])
+    plan, keys = read_plan(run_folder / "run.json", plugin or [], None if data_dir is None else str(data_dir))
     select_device(plan.device)
     torch.set_num_threads(plan.threads)
     runner = Runner(plan, CellStore(run_folder), ModelCache(Path(cache_dir) if cache_dir else None))
@@ -311,6 +318,7 @@ def list_(
 def check(
     name: Annotated[str, typer.Argument(help="A method or task.")],
     plugin: Plugins = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell errors with their tracebacks.")] = False,
 ) -> None:
     """Run the contract suite on one method or task. Exit code 0 when every check holds, 1 when one does not."""
     import torch
@@ -322,7 +330,7 @@ def check(
     for source in plugin or []:
         load_plugin(source)
     failures = 0
-    for title, problem in check_plugin(name):
+    for title, problem in check_plugin(name, tracebacks=verbose):
         failures += problem is not None
         typer.echo(f"{'FAILED' if problem else 'ok':<7} {title}" + (f": {problem}" if problem else ""))
     raise typer.Exit(1 if failures else 0)

@@ -5,6 +5,7 @@ Methods are checked on an untrained R-GCN over random graphs, one and three laye
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import FastRGCNConv
 
 from .errors import UserError
+from .execution import FAULTS, first_line, raised_at
 from .graphs import GraphBatch
 from .integrity import differences, fingerprint, graphs_digest
 from .method import Attribution, Method, Subject
@@ -90,8 +92,12 @@ def contract_subject(depth: int) -> Subject:
     return Subject(model, GraphClassification(), random_graphs(40, "train"), random_graphs(12, "validation"), depth)
 
 
-def check_plugin(name: str) -> Iterator[tuple[str, str | None]]:
+def check_plugin(name: str, *, tracebacks: bool = False) -> Iterator[tuple[str, str | None]]:
     """Yield every check of a method or task with None where it holds, else what is wrong.
+
+    Args:
+        name: of the plugin.
+        tracebacks: whether an unexpected error is told with its traceback, not with its last line of the plugin alone.
 
     Raises:
         UserError: when there is no plugin of that name.
@@ -99,19 +105,21 @@ def check_plugin(name: str) -> Iterator[tuple[str, str | None]]:
     if name in METHODS:
         for depth in DEPTHS:
             for title, check in MethodContract(METHODS[name], depth).checks():
-                yield f"{title} ({depth} layer{'s' if depth > 1 else ''})", _outcome(check)
+                yield f"{title} ({depth} layer{'s' if depth > 1 else ''})", _outcome(check, tracebacks)
     elif name in TASKS:
         for title, check in TaskContract(TASKS[name]).checks():
-            yield title, _outcome(check)
+            yield title, _outcome(check, tracebacks)
     else:
         raise UserError(f"expected a method or task among {', '.join([*METHODS, *TASKS])}; got {name!r}")
 
 
-def _outcome(check: Check) -> str | None:
+def _outcome(check: Check, tracebacks: bool) -> str | None:
     try:
         return check()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
+    except FAULTS as error:
+        told = "\n" + traceback.format_exc().rstrip() if tracebacks else ""
+        where = f" ({raised_at(error)})" if not isinstance(error, UserError) and str(error).strip() else ""
+        return f"{first_line(error)}{where}{told}"
 
 
 class MethodContract:
@@ -127,7 +135,7 @@ class MethodContract:
 
     def checks(self) -> list[tuple[str, Check]]:
         """Return titles and checks."""
-        reason = self.kind.supports(self.subject)
+        reason = self.kind.reason_against(self.subject)
         if reason is not None:
             return [("is skipped for a stated reason", lambda: None if reason.strip() else "the reason is empty")]
         return [

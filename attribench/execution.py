@@ -5,17 +5,20 @@ from __future__ import annotations
 import gc
 import logging
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from .costs import PeakMemory, Stopwatch
-from .errors import Infeasible, Skipped
+from .errors import Infeasible, Skipped, UserError
 from .gates import UnsupportedModelError
 from .integrity import differences, fingerprint, graphs_digest, shuffled
-from .method import Attribution, Method, Subject
+from .method import Attribution, Method, Subject, untracked
+from .reading import files_read, refuse_undeclared
+from .seeds import Seeds
 from .task import Problem
 
 logger = logging.getLogger(__name__)
@@ -61,20 +64,26 @@ class Job:
     """One method on one problem.
 
     Args:
-        make: ``make(subject)`` returns a new instance of the method.
-        kind: its class.
+        kind: the method's class.
+        config: its configuration.
+        seeds: of the cell.
         problem: what it explains.
         max_edges: the most edges that one pass holds.
         randomised: test graphs that are also explained for a model with shuffled weights; 0 for none.
-        shuffle_seed: seed of that model.
+        track: wraps a loop in a progress bar.
     """
 
-    make: Callable[[Subject], Method]
     kind: type[Method]
+    config: Any
+    seeds: Seeds
     problem: Problem
     max_edges: int
     randomised: int
-    shuffle_seed: int
+    track: Any = untracked
+
+    def make(self, subject: Subject) -> Method:
+        """Return a new instance of the method."""
+        return self.kind(self.config, subject=subject, seed=self.seeds.fit, track=self.track)
 
     def run(self) -> Outcome:
         """Run it; every exception is an outcome. When memory runs out, try again in smaller passes."""
@@ -96,11 +105,13 @@ class Job:
         outcome = Outcome()
         try:
             subject = replace(self.problem.subject(), max_edges=max_edges)
-            unsupported = self.kind.supports(subject)
+            unsupported = self.kind.reason_against(subject)
             if unsupported is not None:
                 return Outcome("skipped", unsupported)
             method = self.make(subject)
-            self._explain(method, outcome)
+            with files_read() as read:
+                self._explain(method, outcome)
+            refuse_undeclared(method.name, read, self.kind.sources(self.config))
             outcome.figures = method.figures
             complete = outcome.attributions["test"].complete
             if complete is not None and not bool(complete.all()):
@@ -158,7 +169,7 @@ class Job:
         count = min(self.randomised, test.num_graphs)
         if not count:
             return
-        subject = replace(subject, model=shuffled(self.problem.model, self.shuffle_seed))
+        subject = replace(subject, model=shuffled(self.problem.model, self.seeds.shuffled))
         method = self.make(subject)
         with Stopwatch(self.device) as watch, torch.random.fork_rng(devices=_cuda_devices(self.device)):
             torch.manual_seed(method.seed)
@@ -204,10 +215,27 @@ def status_of(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, after its kind where it is not one of the harness's own endings."""
-    own = isinstance(error, Infeasible | Skipped | UnsupportedModelError)
-    text = str(error) if own else f"{type(error).__name__}: {error}"
-    return (text.splitlines() or [""])[0]
+    """Return the first line of an error's message, after its kind where it is not one of the harness's own endings.
+
+    An error that says nothing is named by the line of code that raised it.
+    """
+    text = next(iter(str(error).splitlines()), "").strip()
+    if text and isinstance(error, Infeasible | Skipped | UserError):
+        return text
+    return f"{type(error).__name__}: {text or f'without a message, at {raised_at(error)}'}"
+
+
+def raised_at(error: BaseException) -> str:
+    """Return file and line where an error was raised, and the code there: ``models.py, line 7: assert x``.
+
+    Of libraries' code the caller is named, if there is one: that is where a user can mend something.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith("<")]
+    if not frames:
+        return "nowhere"
+    frame = (own or list(frames))[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}: {(frame.line or '').strip()}".removesuffix(": ")
 
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:

@@ -18,10 +18,14 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import is_sparse
 
 from .errors import UserError
-from .graphs import GraphBatch, Part
+from .graphs import LEVELS, GraphBatch, Part
+from .isolation import Watch, copied
 from .model import GraphModel
+from .refusals import compiled, other_edges, refusal
 
 Gate = Tensor | Sequence[Tensor | None]
+
+_OF_GRAPHS = "graphs: "
 
 
 class UnsupportedModelError(UserError):
@@ -72,6 +76,7 @@ class _Pass:
     layer_input: Any = None
     pending: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
     replayed: tuple[MessagePassing, Any] | None = None
+    watch: Watch = field(default_factory=Watch)
 
     def end_replay(self) -> None:
         """Give the layer whose messages are replayed its own ``message`` back."""
@@ -83,11 +88,35 @@ class _Pass:
                 layer.__dict__["message"] = own
 
 
+def watch_graphs(watch: Watch, graphs: GraphBatch) -> None:
+    """Take note of the tensors of a batch."""
+    watch.add(f"{_OF_GRAPHS}edge_index", graphs.edge_index)
+    for level in LEVELS:
+        for name, value in getattr(graphs, level).items():
+            watch.add(f"{_OF_GRAPHS}{name}", value)
+
+
+def refuse_changed_graphs(model: nn.Module, changed: Sequence[str]) -> None:
+    """Raise UnsupportedModelError where a tensor of the graphs is among what a pass has changed."""
+    name = next((name.removeprefix(_OF_GRAPHS) for name in changed if name.startswith(_OF_GRAPHS)), None)
+    if name is not None:
+        raise UnsupportedModelError(
+            f"expected a model that leaves the graphs as they are; {type(model).__name__} changes {name!r} in place: "
+            "write h = h + ... in place of h += ..., or start from a clone()"
+        )
+
+
 class Gates:
     """Context manager through which a model is recorded and gated; the model is left exactly as it was found.
 
     Inside it the parameters are frozen and the model is in evaluation mode. On exit, also after an error, no hook is
     left, and ``requires_grad`` and the train/eval mode of every part are as before.
+
+    Args:
+        model: the model.
+        replay: whether the first call's messages, which no gate changes, may be taken from the recording, so that its
+            ``message()`` is not run again. That is right where ``message()`` leaves nothing behind that the model
+            reads later: see :func:`~attribench.examination.examine`, which finds out.
 
     Example::
 
@@ -96,12 +125,14 @@ class Gates:
             logits = recording.forward(z)            # the masked pass, z (L, E)
     """
 
-    def __init__(self, model: GraphModel) -> None:
+    def __init__(self, model: GraphModel, *, replay: bool = False) -> None:
         self.model = model
+        self.replay = replay
         self.forward_passes = 0
         self._pass: _Pass | None = None
         self._encoding = False
-        self._layers: list[MessagePassing] = []
+        #: The layers that pass messages; known once it is entered.
+        self.layers: list[MessagePassing] = []
         self._handles: list[Any] = []
         self._training: dict[nn.Module, bool] = {}
         self._requires_grad: list[tuple[nn.Parameter, bool]] = []
@@ -110,8 +141,11 @@ class Gates:
         self._training = {module: module.training for module in self.model.modules()}
         self._requires_grad = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
         try:
-            self._layers = [module for module in self.model.modules() if isinstance(module, MessagePassing)]
-            if not self._layers:
+            reason = compiled(self.model)
+            if reason is not None:
+                raise UnsupportedModelError(reason)
+            self.layers = [module for module in self.model.modules() if isinstance(module, MessagePassing)]
+            if not self.layers:
                 raise UnsupportedModelError(
                     "expected a model with PyG MessagePassing layers; got none in "
                     f"{type(self.model).__name__}: pass its messages with torch_geometric.nn.MessagePassing"
@@ -119,7 +153,7 @@ class Gates:
             self.model.eval()
             for parameter, _ in self._requires_grad:
                 parameter.requires_grad_(False)
-            for layer in self._layers:
+            for layer in self.layers:
                 self._handles += [
                     layer.register_forward_pre_hook(self._on_layer, with_kwargs=True),
                     layer.register_propagate_forward_pre_hook(self._on_propagate),
@@ -147,19 +181,32 @@ class Gates:
 
     @torch.no_grad()
     def record(self, graphs: GraphBatch) -> Recording:
-        """Run the unmasked pass and keep what gates cannot change.
+        """Run the unmasked pass and keep what gates cannot change, as it was when it was seen.
+
+        A model that works in place changes what it has handed out. Version counters tell; what was changed is then
+        copied, in a second pass and before every gated one.
 
         Raises:
-            UnsupportedModelError: when a layer's messages are not one per edge, in the order of the edges.
+            UnsupportedModelError: when a layer's messages are not one per edge, in the order of the edges, or the model
+                changes the graphs.
         """
         current = _Pass(graphs)
-        own: list[Tensor] = []
+        recording = self._record(current)
+        changed = current.watch.changed()
+        refuse_changed_graphs(self.model, changed)
+        return self._record(_Pass(graphs, watch=Watch(changed))) if changed else recording
+
+    def _record(self, current: _Pass) -> Recording:
+        graphs, own = current.graphs, list[Tensor]()
+        watch_graphs(current.watch, graphs)
         handles = [m.register_forward_hook(lambda *args: own.append(args[2])) for m in self.model.gate_modules()]
         try:
             self._encoding = True
             state = self.model.encode(graphs)
             self._encoding = False
-            logits = self._run(current, state)
+            # A state that decode() changes is handed out as a copy, now and in every gated pass.
+            fresh = current.watch.take("state", state)
+            logits = self._run(current, fresh if fresh is state else copied(state))
         finally:
             self._encoding = False
             for handle in handles:
@@ -172,7 +219,8 @@ class Gates:
                 f"{[gate.numel() for gate in own]}: check gate_modules()"
             )
         own_gates = torch.stack([gate.reshape(-1) for gate in own]) if own else None
-        return Recording(self, graphs, state, logits, tuple(current.calls), own_gates)
+        watch = current.watch
+        return Recording(self, graphs, state, logits, tuple(current.calls), own_gates, frozenset(watch.copies))
 
     def stream(self, graphs: GraphBatch, max_edges: int) -> Stream:
         """Run the unmasked pass over a batch of any size, in parts of at most ``max_edges`` edges."""
@@ -202,10 +250,10 @@ class Gates:
             return
         if current.recording is None:
             current.pending = _endpoints(layer, inputs, current)
-        elif current.index == 0 and len(layer._message_forward_hooks) == 1:
+        elif self.replay and current.index == 0 and len(layer._message_forward_hooks) == 1:
             # The first call's messages do not depend on any gate: take them from the recording. A hook of the user's
             # would act on them a second time; with one, the messages are computed.
-            messages = current.recording.calls[0].messages
+            messages = current.recording.messages(0)
             current.replayed = (layer, layer.__dict__.get("message"))
             layer.__dict__["message"] = lambda **_: messages
 
@@ -218,11 +266,23 @@ class Gates:
                 raise _refusal(layer, "sends messages more than once per call", "decomposed_layers=1")
             h_source, h_target, source, target = current.pending
             expected = source.numel()
-            if messages.dim() < 2 or len(messages) < expected or layer.node_dim % messages.dim() != 0:
-                raise _refusal(
-                    layer, f"has messages of shape {tuple(messages.shape)} for {expected} edges", "(E, ...) messages"
+            if not isinstance(messages, Tensor) or messages.dim() < 2 or len(messages) < expected:
+                got = tuple(messages.shape) if isinstance(messages, Tensor) else type(messages).__name__
+                raise _refusal(layer, f"has messages of shape {got} for {expected} edges", "messages of shape (E, ...)")
+            if layer.node_dim % messages.dim() != 0:
+                raise _refusal(layer, f"has its nodes in dimension {layer.node_dim}", "node_dim=0 or messages (E, D)")
+            if messages.is_inference():
+                raise _refusal(layer, "runs under torch.inference_mode()", "torch.no_grad() in the model, if anything")
+            k, take = len(current.calls), current.watch.take
+            current.calls.append(
+                Call(
+                    take(f"messages of call {k}", messages),
+                    take(f"source states of call {k}", h_source),
+                    take(f"target states of call {k}", h_target),
+                    source[:expected],
+                    target,
                 )
-            current.calls.append(Call(messages, h_source, h_target, source[:expected], target))
+            )
             current.pending = None
             return None
         current.end_replay()
@@ -247,6 +307,7 @@ class Recording:
         logits: the original model's output.
         calls: what each of the L message-passing calls read and sent.
         own_gates: ``(L, E)``, the values of the model's own gates; None where it has none.
+        changed: what the model changes in place after it was recorded, of which gated passes get copies.
     """
 
     gates: Gates
@@ -255,6 +316,12 @@ class Recording:
     logits: Tensor
     calls: tuple[Call, ...]
     own_gates: Tensor | None = None
+    changed: frozenset[str] = frozenset()
+
+    def messages(self, k: int) -> Tensor:
+        """Return the messages of call ``k`` for a pass to use, which may change them in place."""
+        messages = self.calls[k].messages
+        return messages.clone() if f"messages of call {k}" in self.changed else messages
 
     @property
     def num_layers(self) -> int:
@@ -281,7 +348,7 @@ class Recording:
         if baselines is not None and not baselines_per_edge:
             baselines = [b[self.graphs.edge_graph] if b.dim() == 2 else b[None] for b in baselines]
         current = _Pass(self.graphs, self, gates, baselines)
-        logits = self.gates._run(current, self.state)
+        logits = self.gates._run(current, copied(self.state) if "state" in self.changed else self.state)
         if current.index != self.num_layers:
             raise UnsupportedModelError(
                 f"expected {self.num_layers} message-passing calls as in the unmasked pass; got {current.index}"
@@ -361,9 +428,7 @@ def part_of_baselines(baselines: Sequence[Tensor] | None, graphs: slice) -> list
 
 
 def _refusal(layer: MessagePassing, what: str, remedy: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"expected layers that send one message per edge in one call; {type(layer).__name__} {what}: use {remedy}"
-    )
+    return UnsupportedModelError(refusal(type(layer).__name__, what, remedy))
 
 
 def _endpoints(layer: MessagePassing, inputs: tuple[Any, ...], current: _Pass) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -374,24 +439,18 @@ def _endpoints(layer: MessagePassing, inputs: tuple[Any, ...], current: _Pass) -
         raise _refusal(layer, "sends messages more than once per call", "decomposed_layers=1")
     if is_sparse(edge_index) or (isinstance(edge_index, EdgeIndex) and layer.fuse):
         raise _refusal(layer, "got a sparse edge_index and may skip messages", "edge_index as a plain (2, E) tensor")
-    extra = edge_index[:, graphs.num_edges :]
-    same = edge_index is graphs.edge_index or (
-        edge_index.shape[1] >= graphs.num_edges
-        and torch.equal(torch.as_tensor(edge_index[:, : graphs.num_edges]), graphs.edge_index)
-    )
-    appends = extra.shape[1] > 0 or getattr(layer, "add_self_loops", False)
-    foreign = not same or (extra.shape[1] > 0 and not torch.equal(extra[0], extra[1]))
-    # A layer that appends loops to graphs that have some moves or replaces these, so that no order can be relied on.
-    loops = (foreign or appends) and bool((graphs.edge_index[0] == graphs.edge_index[1]).any())
-    if foreign or (loops and appends):
-        remedy = "graphs without self-loops (this layer adds its own)" if loops else "FastRGCNConv for RGCNConv"
-        raise _refusal(layer, "passes messages over other edges than the batch's, or in another order", remedy)
+    why = other_edges(layer, torch.as_tensor(edge_index), graphs)
+    if why is not None:
+        raise _refusal(layer, *why)
     given, current.layer_input = current.layer_input, None
     state = kwargs.get("x") if given is None else given
-    h_source, h_target = state if isinstance(state, tuple | list) else (state, state)
+    h_source, h_target = state if isinstance(state, tuple | list) and len(state) == 2 else (state, state)
     h_target = h_source if h_target is None else h_target
     for h in (h_source, h_target):
-        if not (isinstance(h, Tensor) and h.is_floating_point() and len(h) == graphs.num_nodes):
+        if isinstance(h, Tensor) and h.is_floating_point() and h.dim() and len(h) != graphs.num_nodes:
+            what = f"reads the states of {len(h)} nodes where the graphs have {graphs.num_nodes}"
+            raise _refusal(layer, what, "pooling after the last layer only, and edges between nodes of one kind")
+        if not (isinstance(h, Tensor) and h.is_floating_point() and h.dim()):
             raise _refusal(layer, "does not read node states x of shape (N, H)", "floating-point node states as x")
     source, target = graphs.edge_index if layer.flow == "source_to_target" else graphs.edge_index.flip(0)
     return h_source, h_target, source, target

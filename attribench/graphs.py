@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from .errors import UserError
+from .graph_checks import check_batch, check_data_list
 from .seeds import derive
+
+_STRUCTURE = ("edge_index", "node_ptr", "edge_ptr", "graph_key", "edge_key")
+LEVELS = ("node", "edge", "graph")
+_FIELDS = (*_STRUCTURE, *LEVELS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +32,10 @@ class GraphBatch:
         graph_key: ``(G,)`` int64, an identity that a graph keeps in every batch it is part of.
         edge_key: ``(E,)`` int64, an identity that an edge keeps within its graph, whatever the order.
         node, edge, graph: named tensors with first dimension N, E and G.
+
+    Raises:
+        UserError: when they do not fit together: an edge that leaves its graph, say, would read another one. Batches
+            that are made from a batch are not checked again.
     """
 
     edge_index: Tensor
@@ -37,6 +46,15 @@ class GraphBatch:
     node: dict[str, Tensor] = field(default_factory=dict)
     edge: dict[str, Tensor] = field(default_factory=dict)
     graph: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_batch(self)
+
+    def _derive(self, **fields: Any) -> GraphBatch:
+        """Return a batch with some fields replaced that is sound because this one is; nothing is checked."""
+        derived = object.__new__(GraphBatch)
+        vars(derived).update({name: getattr(self, name) for name in _FIELDS} | fields)
+        return derived
 
     @property
     def num_graphs(self) -> int:
@@ -98,7 +116,7 @@ class GraphBatch:
         nodes, node_ptr = _ranges(self.node_ptr, index)
         edges, edge_ptr = _ranges(self.edge_ptr, index)
         shift = torch.repeat_interleave(node_ptr[:-1] - self.node_ptr[index], edge_ptr.diff())
-        return GraphBatch(
+        return self._derive(
             edge_index=self.edge_index[:, edges] + shift,
             node_ptr=node_ptr,
             edge_ptr=edge_ptr,
@@ -117,12 +135,15 @@ class GraphBatch:
         """Return the positions in this batch of the nodes that :meth:`select` of ``index`` keeps, in its order."""
         return _ranges(self.node_ptr, index)[0]
 
+    def with_graph_tensor(self, name: str, value: Tensor) -> GraphBatch:
+        """Return the batch with a named tensor ``(G, ...)`` of its graphs added or replaced."""
+        return self._derive(graph={**self.graph, name: value})
+
     def reorder_edges(self, order: Tensor) -> GraphBatch:
         """Return the batch with its edges in ``order`` ``(E,)``, which must keep every graph's edges together."""
         if not torch.equal(self.edge_graph[order], self.edge_graph):
             raise ValueError("expected an order that keeps each graph's edges in its own range; got another")
-        return replace(
-            self,
+        return self._derive(
             edge_index=self.edge_index[:, order],
             edge_key=self.edge_key[order],
             edge={name: value[order] for name, value in self.edge.items()},
@@ -131,8 +152,7 @@ class GraphBatch:
     def keep_edges(self, keep: Tensor) -> GraphBatch:
         """Return the batch with only the edges where ``keep`` ``(E,)`` is true; all nodes stay."""
         counts = self.sum_per_graph(keep.long())
-        return replace(
-            self,
+        return self._derive(
             edge_index=self.edge_index[:, keep],
             edge_ptr=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
             edge_key=self.edge_key[keep],
@@ -166,7 +186,7 @@ class GraphBatch:
     def _slice(self, graphs: slice, nodes: slice, edges: slice) -> GraphBatch:
         """Return a run of consecutive graphs, given the ranges of their nodes and edges; copies little."""
         ends = slice(graphs.start, graphs.stop + 1)
-        return GraphBatch(
+        return self._derive(
             edge_index=self.edge_index[:, edges] - nodes.start,
             node_ptr=self.node_ptr[ends] - nodes.start,
             edge_ptr=self.edge_ptr[ends] - edges.start,
@@ -179,14 +199,8 @@ class GraphBatch:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
         """Return the batch with ``function`` applied to every tensor (a move between devices, say)."""
-        return GraphBatch(
-            function(self.edge_index),
-            function(self.node_ptr),
-            function(self.edge_ptr),
-            function(self.graph_key),
-            function(self.edge_key),
-            *({name: function(x) for name, x in level.items()} for level in (self.node, self.edge, self.graph)),
-        )
+        levels = {name: {key: function(x) for key, x in getattr(self, name).items()} for name in LEVELS}
+        return self._derive(**{name: function(getattr(self, name)) for name in _STRUCTURE}, **levels)
 
     def to(self, target: torch.device | str | torch.dtype) -> GraphBatch:
         """Return the batch on another device, or with its floating-point tensors in another precision."""
@@ -208,17 +222,10 @@ class GraphBatch:
         with different names have different keys; an edge's key is its column in ``edge_index``.
 
         Raises:
-            UserError: when a graph lacks an attribute or edges, or an attribute has the wrong length.
+            UserError: for the first graph that lacks an attribute or edges, or has impossible ones; names graph, edge
+                and value.
         """
-        if not graphs:
-            raise UserError("expected at least one graph; got none")
-        for position, data in enumerate(graphs):
-            if data.edge_index is None:
-                raise UserError(f"graph {position}: expected an edge_index; got {data}")
-            levels = ((node, data.num_nodes), (edge, data.num_edges), (graph, None))
-            for key, length in ((key, length) for keys, length in levels for key in keys):
-                if key not in data or (length is not None and len(data[key]) != length):
-                    raise UserError(f"graph {position}: expected {key!r} with {length or 1} rows; got {data}")
+        check_data_list(graphs, {"node": node, "edge": edge, "graph": graph}, name)
         device = graphs[0].edge_index.device
         nodes = torch.tensor([0, *(int(data.num_nodes or 0) for data in graphs)], device=device)
         edges = torch.tensor([0, *(int(data.num_edges) for data in graphs)], device=device)

@@ -1,6 +1,8 @@
 """Is the model as it was found? A fingerprint of everything that a method could have left behind."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -17,14 +19,8 @@ _HOOKS = ("_hooks", "_pre_hooks")
 def fingerprint(model: GraphModel, graphs: GraphBatch) -> dict[str, Any]:
     """Return hooks, parameters and buffers (hashed bit by bit), ``requires_grad``, modes, attributes and logits."""
     modules = dict(model.named_modules())
-    with torch.no_grad():
-        training = {module: module.training for module in modules.values()}
-        model.eval()
-        try:
-            logits = model(graphs)
-        finally:
-            for module, mode in training.items():
-                module.training = mode
+    with torch.no_grad(), evaluating(model):
+        logits = model(graphs)
     return {
         "hooks": {name: _hooks(module) for name, module in modules.items()},
         "tensors": {name: _digest(tensor) for name, tensor in [*model.named_parameters(), *model.named_buffers()]},
@@ -34,6 +30,50 @@ def fingerprint(model: GraphModel, graphs: GraphBatch) -> dict[str, Any]:
         "attributes": {name: _attributes(module) for name, module in modules.items()},
         "logits": logits,
     }
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and every part of it back into its own mode."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def module_state(module: nn.Module) -> dict[tuple[str, str], Any]:
+    """Return what a module and its children hold: tensors by identity and version, the rest by identity or value."""
+    state: dict[tuple[str, str], tuple[Any, Any]] = {}
+    for path, part in module.named_modules():
+        held = {**vars(part), **part._parameters, **part._buffers}
+        for name, value in held.items():
+            if isinstance(value, Tensor):
+                state[path, name] = (value, value._version)
+            elif isinstance(value, list | tuple):
+                state[path, name] = (value, [_Is(item) for item in value])
+            elif isinstance(value, dict) and not name.startswith("_"):
+                state[path, name] = (value, {key: _Is(item) for key, item in value.items()})
+            else:
+                state[path, name] = (value, None)
+    return {key: (_Is(value), version) for key, (value, version) in state.items()}
+
+
+class _Is:
+    """Equal to what holds the very same object, which stays alive, or an equal plain value."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Is):
+            return NotImplemented
+        mine, its = self.value, other.value
+        return mine is its or (isinstance(mine, bool | int | float | str) and type(mine) is type(its) and mine == its)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def graphs_digest(graphs: GraphBatch) -> str:

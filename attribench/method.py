@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -40,6 +41,8 @@ class Subject:
         num_layers: L.
         max_edges: the most edges that one pass should hold (``--max-edges``): the harness splits what it has explained,
             a method splits what it fits on (see :meth:`~attribench.gates.Gates.stream`).
+        replay: as for :class:`~attribench.gates.Gates`.
+        without_gradient: layers whose gates change the output though no gradient reaches them.
     """
 
     model: GraphModel
@@ -48,6 +51,8 @@ class Subject:
     validation: GraphBatch
     num_layers: int
     max_edges: int = MAX_EDGES
+    replay: bool = False
+    without_gradient: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +220,8 @@ class Method(ABC):
     quick: ClassVar[dict[str, Any]] = {}
     #: The option that counts optimisation steps, and the phase it drives; ``bench`` varies it to time one step.
     steps_option: ClassVar[tuple[str, Literal["fit", "attribute"]] | None] = None
+    #: Whether the method follows gradients with respect to gates; it is skipped where a layer has none.
+    needs_gradients: ClassVar[bool] = True
     #: Whether the method decides what is retained, so that no threshold has to be chosen on validation graphs.
     decides: ClassVar[bool] = False
     #: Other implementations to be timed beside this one.
@@ -237,9 +244,25 @@ class Method(ABC):
         return next(iter((cls.__doc__ or "").strip().splitlines()), "(no docstring)")
 
     @classmethod
+    def sources(cls, config: Any) -> dict[str, Path]:
+        """Return the files that the method reads, by name; what is in them decides the results as code does."""
+        return {}
+
+    @classmethod
     def supports(cls, subject: Subject) -> str | None:
         """Return the reason why the method cannot explain this model, or None."""
         return None
+
+    @classmethod
+    def reason_against(cls, subject: Subject) -> str | None:
+        """Return the reason why the method is not run on this model, the harness's or its own; None where it is."""
+        if cls.needs_gradients and subject.without_gradient:
+            layers = ", ".join(map(str, subject.without_gradient))
+            return (
+                f"no gradient reaches the gates of layer {layers} (counted from 0), which the output depends on: the "
+                "model detaches what it computes from them; methods that need none say needs_gradients = False"
+            )
+        return cls.supports(subject)
 
     def fit(self) -> None:  # noqa: B027 - optional
         """Learn from ``self.subject.train``; per-instance methods have nothing to do.
@@ -269,7 +292,7 @@ class _CountingGates(Gates):
     """Gates that add their forward passes to the method's."""
 
     def __init__(self, method: Method) -> None:
-        super().__init__(method.subject.model)
+        super().__init__(method.subject.model, replay=method.subject.replay)
         self._method = method
 
     def _run(self, *args: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from .arrays import DamagedError
 from .errors import UserError
 from .method import MAX_EDGES
 from .registry import METHODS, TASKS
+from .seeds import Seeds
 from .settings import Overrides, make_config, variant_options
 from .store import is_key, read_json
 
@@ -44,6 +45,11 @@ class Cell:
         """What the seeds are called: "3", or "0/0/3" (of data, model and fit) where they differ."""
         seeds = (self.data_seed, self.model_seed, self.fit_seed)
         return str(seeds[0]) if len(set(seeds)) == 1 else "/".join(map(str, seeds))
+
+    @property
+    def seeds(self) -> Seeds:
+        """What its random streams are derived from."""
+        return Seeds(self.task, self.base, self.data_seed, self.model_seed, self.fit_seed)
 
     @property
     def grounds(self) -> Grounds:
@@ -149,15 +155,16 @@ class Plan:
         ]
 
 
-def read_plan(path: Path, plugins: list[str]) -> tuple[Plan, list[str]]:
+def read_plan(path: Path, plugins: list[str], data_dir: str | None = None) -> tuple[Plan, list[str]]:
     """Return the plan that ``run`` wrote to a ``run.json``, and the keys of its cells.
 
     Args:
         path: the file.
         plugins: those that the user named; the file cannot name any.
+        data_dir: folder of data that the user named; the file cannot name one either.
 
     Raises:
-        UserError: when it is anything else, or was run with other plugins.
+        UserError: when it is anything else, or was run with other plugins or with a folder of data.
     """
     try:
         content = read_json(path)
@@ -170,7 +177,7 @@ def read_plan(path: Path, plugins: list[str]) -> tuple[Plan, list[str]]:
                 f"expected the plugins of this run by name; {path} was made with {', '.join(map(repr, missing))}: "
                 "give each with --plugin if you trust it"
             )
-        plan = Plan(**stored)
+        plan = _with_data(Plan(**stored), data_dir)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -185,6 +192,26 @@ def read_plan(path: Path, plugins: list[str]) -> tuple[Plan, list[str]]:
     if not isinstance(keys, list) or len(keys) != len(cells) or not all(is_key(key) for key in keys):
         raise UserError(f"expected the keys of {len(cells)} cells in {path}; got something else: run it again")
     return plan, keys
+
+
+def _with_data(plan: Plan, data_dir: str | None) -> Plan:
+    """Return the plan with the user's folder of data in place of the one that it names."""
+    named = {name: folder for name, config in plan.configs().items() if (folder := getattr(config, "data_dir", ""))}
+    if not named:
+        return plan
+    if data_dir is None:
+        name, folder = next(iter(named.items()))
+        raise UserError(
+            f"expected the folder of data by name; the run of {name} was made with {folder!r}: give it with --data-dir "
+            "if you trust it"
+        )
+    bases = {name.partition("[")[0] for name in named}
+    own = {name: {**plan.options.get(name, {}), "data_dir": data_dir} for name in bases}
+    chosen = replace(plan, options={**plan.options, **own})
+    kept = [name for name in named if chosen.configs()[name].data_dir != data_dir]
+    if kept:
+        raise UserError(f"expected no folder of data in the name of a variant; got {kept[0]!r}: run it again, without")
+    return chosen
 
 
 def git_commit() -> str | None:

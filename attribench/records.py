@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from .errors import printable
+from .examination import Findings
 from .scoring import Scores
 
 Number = bool | int | float | None
@@ -67,6 +68,13 @@ class _Row(_Strict):
         return self
 
 
+class _Findings(_Strict):
+    num_layers: Annotated[int, Field(ge=1)]
+    replay: bool
+    without_gradient: list[int]
+    unused: list[int]
+
+
 class _StoredScores(_Strict):
     rows: list[_Row]
     status: Line
@@ -74,6 +82,7 @@ class _StoredScores(_Strict):
     log: str
     figures: dict[str, Number]
     ablations: list[float]
+    findings: _Findings | None
 
     @model_validator(mode="after")
     def _check(self) -> _StoredScores:
@@ -98,6 +107,7 @@ class StoredScores:
         log: a traceback, where there is one.
         figures: the problem's.
         ablations: the problem's metric with one layer's messages dropped.
+        findings: what examining the problem found.
     """
 
     rows: Sequence[Scores] = ()
@@ -106,6 +116,7 @@ class StoredScores:
     log: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
     ablations: Sequence[float] = ()
+    findings: Findings | None = None
 
 
 def read_scores(content: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> StoredScores:
@@ -121,7 +132,9 @@ def read_scores(content: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -
             raise ValueError(f"expected columns called ROW/NAME; got {name!r}")
         rows[int(number)]["per_graph"][column] = values
     stored = _StoredScores.model_validate({**content, "rows": rows})
+    findings = None if stored.findings is None else Findings(**stored.findings.model_dump())
     return StoredScores(
-        [Scores(**{name: getattr(row, name) for name in _Row.model_fields}) for row in stored.rows],
-        *(getattr(stored, name) for name in ("status", "reason", "log", "figures", "ablations")),
+        rows=[Scores(**{name: getattr(row, name) for name in _Row.model_fields}) for row in stored.rows],
+        findings=findings,
+        **{name: getattr(stored, name) for name in ("status", "reason", "log", "figures", "ablations")},
     )

@@ -339,14 +339,22 @@ def _remarks(report: Report) -> list[str]:
         audited = f"gold confirmed for {int(confirmed.sum())} of {len(confirmed)} models"
         verdict = audited if len(confirmed) else "no audit of a gold standard"
         lines.append(f"{task}: {verdict}; lowest over {len(rows)} models: {parts}")
-    endings: dict[tuple[str, ...], list[str]] = {}
+    endings: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    logs: dict[tuple[str, ...], Path] = {}
     for result in report.results:
         cell, record = result.cell, result.record
         if record["status"] != "ok":
-            endings.setdefault((cell.task, cell.method, record["status"], record["reason"]), []).append(cell.seed)
-    for (task, method, status, reason), seeds in endings.items():
-        which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(seeds)}"
-        lines.append(f"{task} · {method} · {which}: {status}: {reason}")
+            ending = (cell.task, record["status"], record["reason"])
+            if result.log is not None and record["status"] not in ("skipped", "infeasible"):
+                logs.setdefault(ending, result.log)
+            seeds = endings.setdefault(ending, {})
+            seeds.setdefault(cell.method, []).append(cell.seed)
+    for (task, status, reason), methods in endings.items():
+        for seeds_of_some in dict.fromkeys(map(tuple, methods.values())):  # those that ended alike on the same seeds
+            names = ", ".join(name for name, of_it in methods.items() if tuple(of_it) == seeds_of_some)
+            which = f"seed {seeds_of_some[0]}" if len(seeds_of_some) == 1 else f"seeds {', '.join(seeds_of_some)}"
+            log = logs.get((task, status, reason))
+            lines.append(f"{task} · {names} · {which}: {status}: {reason}" + (f" (log: {log})" if log else ""))
     return lines
 
 

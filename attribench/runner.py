@@ -11,35 +11,35 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import Timeout
 
 from .arrays import DamagedError
-from .errors import StorageError
+from .closure import code_digest, plugin_modules
+from .errors import StorageError, UserError
 from .execution import FAULTS, Job, Outcome, first_line, smaller_passes, status_of
-from .gates import Gates
-from .method import Attribution, Subject, untracked
+from .method import Attribution, untracked
 from .plan import Cell, Grounds, Item, Plan, git_commit
+from .reading import checksums
 from .records import StoredScores
 from .registry import METHODS, TASKS
 from .scoring import Judge, Scores, score_method
-from .seeds import derive
 from .settings import as_dict
 from .store import (
-    COMPUTING,
-    SCORING,
     CellStore,
     ModelCache,
     digest,
-    harness_digest,
     library_versions,
-    plugin_digest,
 )
 from .task import Problem, TaskSeeds, Workshop, build_problem
 
 logger = logging.getLogger(__name__)
+
+REFUSED = "refused"
+"""Status of a problem that is not what the harness takes it for; its cells are skipped with the reason."""
 
 SCORED = ("ok", "partial")
 """Statuses of cells that have attributions."""
@@ -59,6 +59,7 @@ class Result:
     cell: Cell
     record: dict[str, Any]
     rows: Sequence[Scores]
+    log: Path | None = None
 
 
 @dataclass
@@ -102,11 +103,10 @@ class Runner:
         return {
             "task": grounds.task,
             "task_config": as_dict(self.configs[grounds.task]),
-            "task_source": plugin_digest(TASKS[grounds.task]),
+            "code": code_digest("attribench.task", *plugin_modules(TASKS[grounds.task])),
             "data": self._sources(grounds.task),
             "data_seed": grounds.data_seed,
             "model_seed": grounds.model_seed,
-            "harness": harness_digest(COMPUTING),
             "versions": library_versions(),
             "device": _device_name(self.device),
             "dtype": str(torch.get_default_dtype()),
@@ -115,7 +115,7 @@ class Runner:
 
     def _sources(self, task: str) -> dict[str, str]:
         if task not in self._checksums:
-            self._checksums[task] = TASKS[task](self.configs[task]).sources()
+            self._checksums[task] = checksums(TASKS[task](self.configs[task]).sources())
         return self._checksums[task]
 
     def cell_content(self, cell: Cell) -> dict[str, Any]:
@@ -124,7 +124,8 @@ class Runner:
             **self.problem_content(cell.grounds),
             "method": cell.method,
             "method_config": as_dict(self.configs[cell.method]),
-            "method_source": plugin_digest(METHODS[cell.method]),
+            "method_code": code_digest("attribench.execution", *plugin_modules(METHODS[cell.method])),
+            "method_data": checksums(METHODS[cell.method].sources(self.configs[cell.method])),
             "fit_seed": cell.fit_seed,
             "max_edges": self.plan.max_edges,
             "randomised_graphs": self.plan.randomised_graphs,
@@ -144,18 +145,22 @@ class Runner:
         """Build a problem, or return the one built last. A problem that failed to build fails again at once."""
         if self._built is None or self._built[0] != grounds:
             content = digest(self.problem_content(grounds))
-            workshop = Workshop(
-                self.device, lambda model, train: self.cache.load_or_train(content, model, train), self.track
-            )
+
+            def cached(model: Any, train: Any) -> dict[str, float]:
+                return self.cache.load_or_train(content, model, train)
+
+            workshop = Workshop(self.device, cached, self.track)
             task, seeds = TASKS[grounds.task](self.configs[grounds.task]), TaskSeeds(*grounds.seeds)
+            stored = self.load_grounds(grounds)
             try:
-                self._built = (grounds, build_problem(task, seeds, workshop))
+                built = build_problem(task, seeds, workshop)
+                self._built = (grounds, replace(built, known=stored.findings if stored else None))
             except FAULTS as error:
                 self._built = (grounds, error)
-        built = self._built[1]
-        if isinstance(built, BaseException):
-            raise built
-        return built
+        found = self._built[1]
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
     def finished(self, item: Item) -> bool:
         """Say whether nothing is left to do for an item."""
@@ -169,7 +174,8 @@ class Runner:
         elif not self.kept:
             return False
         stored = self.store.scores(key, _score_key(key))
-        return stored is not None and stored.status == "ok"
+        enough = ("ok",) if isinstance(item, Cell) else ("ok", REFUSED)
+        return stored is not None and stored.status in enough
 
     def perform(self, item: Item, max_edges: int | None = None, *, wait: bool = True) -> bool:
         """Do one piece of work, unless it is done; leave what came out in the results folder.
@@ -211,11 +217,13 @@ class Runner:
         key = self.key(cell)
         record = self.store.record(key)
         if record is None:
-            record = {"status": "failed", "reason": "its record is not there", "costs": {}}
+            reason = f"expected its record in {self.store.cells / key}; it is not there: run it again"
+            record = {"status": "failed", "reason": reason, "costs": {}}
         if record["status"] not in SCORED:
-            return Result(cell, record, [])
+            return Result(cell, record, [], self.store.log(key))
         stored = self.store.scores(key, _score_key(key))
-        return _result(cell, record, stored or StoredScores(status="failed", reason="its scores are not there"))
+        reason = f"expected its scores in {self.store.cells / key}; they are not there: run it again"
+        return _result(cell, record, stored or StoredScores(status="failed", reason=reason))
 
     def load_grounds(self, grounds: Grounds) -> StoredScores | None:
         """Return what is stored for a problem."""
@@ -252,7 +260,8 @@ class Runner:
             with Judge(self.problem(grounds), limit) as judge:
                 figures = {**judge.problem.figures, "gold_confirmed": judge.problem.gold_confirmed}
                 figures |= judge.predicted_without_messages()
-                return StoredScores(judge.problem_controls(), figures=figures, ablations=judge.ablations())
+                rows, ablations, found = judge.problem_controls(), judge.ablations(), judge.problem.findings
+                return StoredScores(rows, figures=figures, ablations=ablations, findings=found)
 
         self.store.save_scores(key, _score_key(key), _scored(score, max_edges))
 
@@ -275,11 +284,7 @@ class Runner:
 
     def _execute(self, cell: Cell, max_edges: int) -> Outcome:
         """Run a cell, whatever happens."""
-        kind, config = METHODS[cell.method], self.configs[cell.method]
-        seed = derive("fit", cell.base, cell.data_seed, cell.model_seed, cell.fit_seed)
-
-        def make(subject: Subject) -> Any:
-            return kind(config, subject=subject, seed=seed, track=self.track)
+        kind, config, seeds = METHODS[cell.method], self.configs[cell.method], cell.seeds
 
         try:
             problem = self.problem(cell.grounds)
@@ -287,8 +292,7 @@ class Runner:
             raise
         except FAULTS as error:
             return Outcome(status_of(error), first_line(error), traceback.format_exc())
-        shuffle_seed = derive("shuffled", cell.task, cell.data_seed, cell.model_seed)
-        outcome = Job(make, kind, problem, max_edges, self.plan.randomised_graphs, shuffle_seed).run()
+        outcome = Job(kind, config, seeds, problem, max_edges, self.plan.randomised_graphs, self.track).run()
         if max_edges < self.plan.max_edges:
             outcome.costs.setdefault("max_edges", max_edges)
         if outcome.status in ("failed", "out-of-memory"):
@@ -320,13 +324,12 @@ class Runner:
             DamagedError: when the attributions are not those of this cell.
         """
         attributions = self.store.attributions(key, record, self.device)
-        seed = derive("controls", cell.task, cell.data_seed, cell.model_seed, cell.fit_seed)
 
         def score(limit: int) -> StoredScores:
             problem = self.problem(cell.grounds)
             if found:
                 _check(attributions, problem)
-            return StoredScores(score_method(cell.method, problem, attributions, record["figures"], seed, limit))
+            return StoredScores(score_method(cell.method, problem, attributions, record["figures"], cell.seeds, limit))
 
         stored = _scored(score, max_edges)
         if stored.status != "ok":
@@ -343,6 +346,8 @@ def _scored(score: Callable[[int], StoredScores], max_edges: int) -> StoredScore
             return score(limit)
         except (StorageError, DamagedError):
             raise
+        except UserError as error:
+            return StoredScores(status=REFUSED, reason=first_line(error))
         except FAULTS as error:
             stored = StoredScores(status=status_of(error), reason=first_line(error), log=traceback.format_exc())
         if stored.status != "out-of-memory":
@@ -365,7 +370,7 @@ def _check(attributions: dict[str, Attribution], problem: Problem) -> None:
     """Raise DamagedError unless these can be attributions of the problem."""
     test, validation = problem.splits["test"].graphs, problem.splits["validation"].graphs
     first = test.select(torch.arange(min(1, test.num_graphs), device=test.device))
-    with Gates(problem.model) as gates:
+    with problem.gates() as gates:
         widths = [call.width for call in gates.record(first).calls]
     try:
         graphs = {"test": test, "validation": validation}
@@ -384,7 +389,7 @@ def _check(attributions: dict[str, Attribution], problem: Problem) -> None:
 
 
 def _score_key(key: str) -> str:
-    return digest({"harness": harness_digest(SCORING), "attributions": key})
+    return digest({"code": code_digest("attribench.scoring"), "attributions": key})
 
 
 def _device_name(device: torch.device) -> str:

@@ -12,11 +12,11 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from .decision import Decision, choose_by_f1, choose_by_metric, choose_on_paper_grid
-from .gates import Gates, Stream
+from .gates import Stream
 from .gold import against_gold, by_layer, micro, precision_recall_f1, share_error, soft
 from .masks import THRESHOLDS, normalise, random_like, thin, threshold, top_share
 from .method import MAX_EDGES, Attribution
-from .seeds import derive
+from .seeds import Seeds, derive
 from .task import Problem
 
 SHARES = (0.1, 0.2, 0.3, 0.5)
@@ -70,7 +70,7 @@ class Judge:
     def __init__(self, problem: Problem, max_edges: int = MAX_EDGES) -> None:
         self.problem = problem
         self.max_edges = max_edges
-        self._gates = Gates(problem.model)
+        self._gates = problem.gates()
 
     def __enter__(self) -> Judge:
         self._gates.__enter__()
@@ -113,11 +113,12 @@ class Judge:
             grid = threshold(values, choose_on_paper_grid(on_validation, split.gold))
             return Decision(threshold(values, choice.threshold), choice.source, choice, grid)
         metric = self.problem.output.metric
-        floor = metric(recording.logits, split.labels) - METRIC_FALL
+        floor = metric(recording.logits, split.labels, split.graphs) - METRIC_FALL
 
         def keeps(t: float) -> bool:
             logits = _masked(recording, threshold(on_validation, t), attribution.baselines)
-            return metric(logits, split.labels) >= floor - 1e-9  # floating point: a fall of one point is accepted
+            # Floating point: a fall of exactly one point is accepted.
+            return metric(logits, split.labels, split.graphs) >= floor - 1e-9
 
         choice = choose_by_metric(on_validation, keeps)
         return Decision(threshold(values, choice.threshold), choice.source, choice)
@@ -192,9 +193,11 @@ class Judge:
 
     @torch.no_grad()
     def predicted_without_messages(self) -> dict[str, float]:
-        """Return the share of test graphs in each class when every message is dropped."""
+        """Return the share of test graphs in each class when every message is dropped; none without classes."""
         recording = self.recordings["test"]
         classes = self.problem.output.classes(recording.forward(recording.ones() * 0), recording.graphs)
+        if classes is None:
+            return {}
         counts = torch.bincount(classes, minlength=2).double() / max(1, len(classes))
         return {f"predicted_{k}_without_messages": float(share) for k, share in enumerate(counts)}
 
@@ -206,7 +209,7 @@ class Judge:
         for k in range(self.num_layers):
             gates = recording.ones()
             gates[k] = 0
-            figures.append(self.problem.output.metric(recording.forward(gates), labels))
+            figures.append(self.problem.output.metric(recording.forward(gates), labels, recording.graphs))
         return figures
 
     def _correlation(self, values: Tensor, randomised: Attribution) -> float | None:
@@ -222,9 +225,10 @@ class Judge:
 
     def _identity(self) -> dict[str, np.ndarray]:
         recording = self.recordings["test"]
+        classes = self.problem.output.classes(recording.logits, recording.graphs)
         return {
             "graph": np.arange(recording.graphs.num_graphs),
-            "predicted": self.problem.output.classes(recording.logits, recording.graphs).cpu().numpy(),
+            **({} if classes is None else {"predicted": classes.cpu().numpy()}),
             "edges": recording.graphs.num_edges_per_graph.cpu().numpy(),
         }
 
@@ -242,7 +246,6 @@ class Judge:
         counts = [graphs.sum_per_graph(x.long().sum(0)).cpu().numpy() for x in (mask & gold, mask, gold)]
         rows = precision_recall_f1(*counts)
         names = ("precision", "recall", "f1")
-        classes = per_graph["predicted"]
         figures.update(micro(mask, gold))
         figures.update({f"{name}_macro": float(row.mean()) for name, row in zip(names, rows, strict=True)})
         figures.update(soft(values, gold))
@@ -256,8 +259,8 @@ class Judge:
             figures.update({f"{name}_union": value for name, value in one_mask.items()})
             figures["layer_share_error"] = share_error(values, gold, graphs)
             figures["layer_share_error_mask"] = share_error(mask, gold, graphs)
-        for label in np.unique(classes):
-            totals = [np.asarray(count[classes == label].sum()) for count in counts]
+        for label, graphs_of_label in _by_class(per_graph):
+            totals = [np.asarray(count[graphs_of_label].sum()) for count in counts]
             triple = precision_recall_f1(*totals)
             figures.update({f"{n}_predicted_{label}": float(x) for n, x in zip(names, triple, strict=True)})
         per_graph.update(true_positive=counts[0], retained=counts[1], gold=counts[2])
@@ -275,18 +278,17 @@ class Judge:
         labels = self.problem.splits["test"].labels
         figures["retained"] = float(mask.double().mean())
         per_graph["retained_messages"] = recording.graphs.sum_per_graph(mask.long().sum(0)).cpu().numpy()
-        classes = per_graph["predicted"]
         for suffix, used in (("own", baselines), ("zero", None)):
             logits = _masked(recording, mask, used)
             unchanged = output.unchanged(recording.logits, logits, recording.graphs)
             divergence = output.divergence(recording.logits, logits, recording.graphs)
             figures[f"unchanged_{suffix}"] = float(unchanged.double().mean())
             figures[f"divergence_{suffix}"] = float(divergence.double().mean())
-            figures[f"metric_{suffix}"] = output.metric(logits, labels)
+            figures[f"metric_{suffix}"] = output.metric(logits, labels, recording.graphs)
             per_graph[f"unchanged_{suffix}"] = unchanged.cpu().numpy()
             per_graph[f"divergence_{suffix}"] = _floats(divergence)
-            for label in np.unique(classes):
-                share = unchanged.cpu().numpy()[classes == label].mean()
+            for label, graphs_of_label in _by_class(per_graph):
+                share = unchanged.cpu().numpy()[graphs_of_label].mean()
                 figures[f"unchanged_{suffix}_predicted_{label}"] = float(share)
         for share in SHARES:
             top = top_share(values, recording.graphs, share)
@@ -304,11 +306,12 @@ class Judge:
         """
         recording, metric = self.recordings["test"], self.problem.output.metric
         labels = self.problem.splits["test"].labels
-        whole = metric(recording.logits, labels)
+        whole = metric(recording.logits, labels, recording.graphs)
         figures["metric_fall"] = whole - figures["metric_own"]
         for share in THINNED:
             part = thin(mask, recording.graphs, share, derive("thinned")).expand(self.num_layers, -1)
-            figures[f"metric_fall_thinned_to_{share:g}"] = whole - metric(_masked(recording, part, baselines), labels)
+            logits = _masked(recording, part, baselines)
+            figures[f"metric_fall_thinned_to_{share:g}"] = whole - metric(logits, labels, recording.graphs)
 
     def _score_layers(self, values: Tensor, mask: Tensor) -> list[dict[str, Any]]:
         graphs = self.recordings["test"].graphs
@@ -337,7 +340,7 @@ def score_method(
     problem: Problem,
     attributions: dict[str, Attribution],
     figures: dict[str, float],
-    seed: int,
+    seeds: Seeds,
     max_edges: int,
 ) -> list[Scores]:
     """Score a method and its own controls, on the graphs that it finished.
@@ -347,7 +350,7 @@ def score_method(
         problem: what it explained.
         attributions: of ``test`` graphs, and of ``validation`` and ``randomised`` ones where there are any.
         figures: what the method says about its fit.
-        seed: of the controls.
+        seeds: of the cell, from which those of the controls are derived.
         max_edges: the most edges that one pass holds.
     """
     complete = attributions["test"].complete
@@ -357,7 +360,7 @@ def score_method(
         rows = [Scores(name, "method", {})]
     else:
         with Judge(problem, max_edges) as judge:
-            rows = judge.method_and_controls(name, attributions, seed)
+            rows = judge.method_and_controls(name, attributions, seeds.controls)
     rows[0].figures |= {f"fit_{name}": value for name, value in figures.items()}
     if complete is not None:
         for row in rows:
@@ -374,7 +377,8 @@ def _finished_only(
     selected = {**attributions, "test": attributions["test"].select(test.graphs, index)}
     if not bool(complete.all()):
         selected.pop("randomised", None)
-    return replace(problem, splits={**problem.splits, "test": test.select(index)}), selected
+    finished = {**problem.splits, "test": test.select(index)}
+    return replace(problem, splits=finished, known=problem.findings), selected
 
 
 def _name_unfinished(row: Scores, complete: Tensor) -> None:
@@ -390,9 +394,23 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
     return None if min(len(np.unique(x)), len(np.unique(y))) < FEWEST_RANKS else float(spearmanr(x, y).statistic)
 
 
+def _by_class(per_graph: dict[str, np.ndarray]) -> list[tuple[int, np.ndarray]]:
+    """Return every predicted class with which graphs have it; none where there is no breakdown by class."""
+    classes = per_graph.get("predicted")
+    return [] if classes is None else [(label, classes == label) for label in np.unique(classes)]
+
+
 def _masked(recording: Stream, mask: Tensor, baselines: Sequence[Tensor] | None) -> Tensor:
+    """Return the output under a mask.
+
+    Raises:
+        ValueError: when it is not finite: what would be compared with it is no number.
+    """
     with torch.no_grad():
-        return recording.forward(mask.to(recording.logits.dtype), baselines)
+        logits = recording.forward(mask.to(recording.logits.dtype), baselines)
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("expected a finite output under the mask; got NaN or infinity: guard divisions in the model")
+    return logits
 
 
 def _floats(values: Tensor) -> np.ndarray:

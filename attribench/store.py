@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
-import inspect
 import json
 import logging
 import os
+import platform
 import re
 import shutil
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -37,19 +35,10 @@ from .arrays import DamagedError, read_arrays, read_file, write_arrays
 from .errors import StorageError, UserError, printable
 from .method import Attribution
 from .model import GraphModel
+from .reading import unwatched
 from .records import Record, StoredScores, read_scores
 
 logger = logging.getLogger(__name__)
-
-COMPUTING = (
-    "execution", "gates", "graphs", "hard_concrete", "integrity", "masks", "method", "model", "noise", "output",
-    "seeds", "task", "training",
-)  # fmt: skip
-"""Harness modules that decide an attribution."""
-
-SCORING = ("gates", "gold", "graphs", "masks", "method", "noise", "output", "scoring", "seeds", "task")
-"""Harness modules that decide a score."""
-
 
 KEY = re.compile(r"(problem-)?[0-9a-f]{32}")
 DRAFT = ".draft-"
@@ -69,35 +58,10 @@ def digest(content: Any) -> str:
 
 
 @cache
-def source_digest(*modules: str) -> str:
-    """Return a hash of the source text of imported modules."""
-    sources = [inspect.getsource(sys.modules.get(name) or importlib.import_module(name)) for name in modules]
-    return digest(sources)
-
-
-def plugin_digest(plugin: type[Any]) -> str:
-    """Return a hash of the source text of a plugin, of its base classes, and of the sibling modules that it uses."""
-    package = plugin.__module__.rpartition(".")[0]
-    found: set[str] = set()
-    waiting = [base.__module__ for base in plugin.__mro__ if base.__module__ not in ("builtins", "abc", "typing")]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            used = {getattr(value, "__module__", None) for value in vars(sys.modules[name]).values()}
-            waiting += [other for other in used if other and package and other.startswith(f"{package}.")]
-    return source_digest(*sorted(found))
-
-
-def harness_digest(modules: tuple[str, ...]) -> str:
-    """Return a hash of harness modules, named without the package."""
-    return source_digest(*(f"attribench.{name}" for name in modules))
-
-
-@cache
 def library_versions() -> dict[str, str]:
     """Return the versions of what decides a result."""
-    return {name: version(name) for name in ("torch", "torch-geometric", "captum", "numpy", "scikit-learn")}
+    packages = ("torch", "torch-geometric", "captum", "numpy", "scikit-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -257,6 +221,11 @@ class CellStore:
         with path.open("a", encoding="utf-8", errors="replace") as file:
             file.write(text)
 
+    def log(self, key: str) -> Path | None:
+        """Return the file of what a cell said, where there is one."""
+        path = self._folder(key) / "log.txt"
+        return path if path.is_file() else None
+
     def attributions(self, key: str, record: dict[str, Any], device: torch.device) -> dict[str, Attribution]:
         """Load a cell's attributions.
 
@@ -299,7 +268,8 @@ class CellStore:
             columns = {f"{i}/{name}": x for i, row in enumerate(scores.rows) for name, x in row.per_graph.items()}
             checksum = write_arrays(draft / "per_graph.npz", columns)
             rows = [asdict(replace(row, per_graph={})) for row in scores.rows]
-            content = {**vars(scores), "rows": rows, "key": score_key, "checksum": checksum}
+            findings = None if scores.findings is None else asdict(scores.findings)
+            content = {**vars(scores), "findings": findings, "rows": rows, "key": score_key, "checksum": checksum}
             _dump_checked(draft / "scores.json", content)
 
         folder = self._folder(key)
@@ -351,10 +321,11 @@ class ModelCache:
 
     def load_or_train(self, key: str, model: GraphModel, train: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Load weights and figures into ``model``, or train it and keep both. Of several processes, one trains."""
-        with FileLock(self.folder / f"{key}.lock"):
+        with unwatched() as watched, FileLock(self.folder / f"{key}.lock"):  # the cache is no source of the task's
             figures = self._load(self.folder / key, model)
             if figures is None:
-                figures = train()
+                with watched():
+                    figures = train()
                 self._save(self.folder / key, model, figures)
         return figures
 

@@ -6,20 +6,25 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from .errors import UserError
+from .examination import SPLITS as SPLITS
+from .examination import Findings, examine, fitted_output
 from .gates import Gates
 from .graphs import GraphBatch
-from .method import NoConfig, Subject, untracked
+from .method import MAX_EDGES, NoConfig, Subject, untracked
 from .model import GraphModel
 from .output import Output
+from .reading import files_read, refuse_undeclared
 from .seeds import derive
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +66,8 @@ class Problem:
         edge_types: names of the values of the edge attribute ``edge_type``.
         figures: what the task says about the model, in the order of its card: training, accuracy, the gold audit.
         gold_confirmed: whether the audit found that this model uses the gold messages and no others; None without gold.
+        whole: the graph as a whole, where the splits hold neighbourhoods of its nodes.
+        known: what examining it has found, where that is known already.
     """
 
     model: GraphModel
@@ -69,17 +76,34 @@ class Problem:
     edge_types: tuple[str, ...] = ()
     figures: dict[str, float] = field(default_factory=dict)
     gold_confirmed: bool | None = None
+    whole: GraphBatch | None = None
+    known: Findings | None = None
+
+    @cached_property
+    def findings(self) -> Findings:
+        """What examining the problem finds, at the first look.
+
+        Raises:
+            UserError: when it is not what the harness takes it for; see :func:`~attribench.examination.examine`.
+        """
+        return self.known or examine(self, MAX_EDGES)
 
     def subject(self) -> Subject:
         """Return what a method may see: no labels, no gold, no test graphs.
 
         Raises:
-            UnsupportedModelError: when the model's messages cannot be gated.
+            UserError: as for :attr:`findings`.
         """
         train, validation = (self.splits[name].graphs for name in ("train", "validation"))
-        with Gates(self.model) as gates:
-            num_layers = gates.record(validation.select(torch.arange(1, device=validation.device))).num_layers
-        return Subject(self.model, self.output, train, validation, num_layers)
+        found = self.findings
+        return Subject(
+            self.model, self.output, train, validation, found.num_layers, MAX_EDGES, found.replay,
+            tuple(found.without_gradient),
+        )  # fmt: skip
+
+    def gates(self) -> Gates:
+        """Return the gates of the model (a context manager)."""
+        return Gates(self.model, replay=self.findings.replay)
 
 
 @dataclass(frozen=True)
@@ -104,6 +128,15 @@ class Workshop:
     device: torch.device
     cached: Callable[[GraphModel, Callable[[], dict[str, float]]], dict[str, float]]
     track: Callable[..., Any] = untracked
+
+
+def findings_of_study(study: str, **about: Any) -> str:
+    """Return what a study has found, for a card; see :func:`~attribench.study.render_card`.
+
+    Telling is not deciding: the module is loaded by name, so that its code is no part of a result's key.
+    """
+    text: str = import_module("attribench.study").render_card(study, **about)
+    return text
 
 
 def without_cache(model: GraphModel, train: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -142,8 +175,10 @@ class Task(ABC):
         """Return published figures for this configuration: method -> metric -> value in [0, 1]."""
         return {}
 
-    def sources(self) -> dict[str, str]:
-        """Return checksums of the files that the data come from, by name; they decide the results as code does.
+    def sources(self) -> dict[str, Path]:
+        """Return the files that :meth:`build` reads, by name; what is in them decides the results as code does.
+
+        A file that is read and not returned here is refused. What C++ opens is not seen: declare it all the same.
 
         Raises:
             UserError: when one is not there.
@@ -160,7 +195,17 @@ class Task(ABC):
 
 
 def build_problem(task: Task, seeds: TaskSeeds, workshop: Workshop) -> Problem:
-    """Build a task's problem; torch's global generator is as before afterwards."""
+    """Build a task's problem; torch's global generator is as before afterwards.
+
+    Raises:
+        UserError: when it is none, or its graphs cannot be.
+    """
     with torch.random.fork_rng(devices=[workshop.device] if workshop.device.type == "cuda" else []):
         torch.manual_seed(derive("model", task.name, seeds.data_seed, seeds.model_seed))
-        return task.build(seeds, workshop)
+        with files_read() as read:
+            problem = task.build(seeds, workshop)
+    if read:
+        refuse_undeclared(task.name, read, task.sources())
+    if not isinstance(problem, Problem):
+        raise UserError(f"{task.name}: expected build() to return a Problem; got {type(problem).__name__}: return one")
+    return replace(problem, output=fitted_output(problem, MAX_EDGES))

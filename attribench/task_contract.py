@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .graphs import LEVELS
 from .integrity import differences, fingerprint
 from .settings import make_config
 from .task import SPLITS, Problem, Task, TaskSeeds, Workshop, build_problem, without_cache
@@ -26,11 +27,11 @@ class TaskContract:
     def checks(self) -> list[tuple[str, Check]]:
         """Return titles and checks."""
         return [
-            ("splits, labels and gold have matching shapes", self.shapes),
+            ("splits, labels, gold and outputs are sound, and the model can be gated exactly", self.soundness),
             ("equal seeds give the same data and the same model", self.determinism),
             ("the data seed changes the data, the model seed only the model", self.seeds),
             ("graphs keep distinct keys over all splits", self.keys),
-            ("the model's messages can be gated, and it is left as found", self.gates),
+            ("the model is left as found", self.left_as_found),
             ("a graph alone gives the same output as in a batch", self.batch_invariance),
         ]
 
@@ -44,20 +45,9 @@ class TaskContract:
         config = make_config(self.kind.name, self.kind.Config, self.kind.quick)
         return build_problem(self.kind(config), seeds, Workshop(torch.device("cpu"), without_cache))
 
-    def shapes(self) -> str | None:
-        """Compare the splits with the model's number of layers."""
-        problem = self.build(TaskSeeds(0, 0))
-        num_layers = problem.subject().num_layers
-        for name in SPLITS:
-            split = problem.splits[name]
-            with torch.no_grad():
-                units = len(problem.output.predict(problem.model(split.graphs)))
-            if len(split.labels) != units:
-                return f"{name}: expected {units} labels; got {len(split.labels)}"
-            gold = split.gold
-            shapes = [(num_layers, split.graphs.num_edges), (1, split.graphs.num_edges)]
-            if gold is not None and (gold.dtype != torch.bool or tuple(gold.shape) not in shapes):
-                return f"{name}: expected bool gold of shape {shapes[0]} or {shapes[1]}; got {tuple(gold.shape)}"
+    def soundness(self) -> str | None:
+        """Examine the problem, as `run` does before any method sees it."""
+        _ = self.build(TaskSeeds(0, 0)).findings
         return None
 
     def determinism(self) -> str | None:
@@ -66,18 +56,17 @@ class TaskContract:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(123)
             second = self._new(TaskSeeds(0, 0))
-        if not _same_data(first, second):
-            return "the data differ"
-        return None if _same_model(first, second) else "the models differ"
+        return _data_difference(first, second) or _model_difference(first, second)
 
     def seeds(self) -> str | None:
         """Change one seed at a time."""
         base = self.build(TaskSeeds(0, 0))
-        if _same_data(base, self.build(TaskSeeds(1, 0))):
+        if _data_difference(base, self.build(TaskSeeds(1, 0))) is None:
             return "another data seed gave the same data"
-        if not _same_data(base, self.build(TaskSeeds(0, 1))):
-            return "another model seed gave other data"
-        if _same_model(base, self.build(TaskSeeds(0, 1))):
+        found = _data_difference(base, self.build(TaskSeeds(0, 1)))
+        if found is not None:
+            return f"another model seed gave other data: {found}"
+        if _model_difference(base, self.build(TaskSeeds(0, 1))) is None:
             return "another model seed gave the same model"
         return None
 
@@ -86,12 +75,14 @@ class TaskContract:
         keys = torch.cat([split.graphs.graph_key for split in self.build(TaskSeeds(0, 0)).splits.values()])
         return None if keys.unique().numel() == keys.numel() else "two graphs have the same key"
 
-    def gates(self) -> str | None:
+    def left_as_found(self) -> str | None:
         """Record and gate once."""
         problem = self.build(TaskSeeds(0, 0))
         graphs = problem.splits["validation"].graphs
         before = fingerprint(problem.model, graphs)
-        problem.subject()
+        with problem.gates() as gates, torch.no_grad():
+            recording = gates.record(graphs)
+            recording.forward(recording.ones() * 0.5)
         changed = differences(before, fingerprint(problem.model, graphs))
         return f"changed: {', '.join(changed)}" if changed else None
 
@@ -106,17 +97,27 @@ class TaskContract:
         return None if gap <= TOLERANCE else f"outputs differ by {gap:.3g}"
 
 
-def _same_data(a: Problem, b: Problem) -> bool:
-    pairs: list[tuple[Any, Any]] = []
+def _data_difference(a: Problem, b: Problem) -> str | None:
+    """Name the first split and tensor that differs."""
     for name in SPLITS:
         x, y = a.splits[name], b.splits[name]
-        pairs += [(x.labels, y.labels), (x.graphs.edge_index, y.graphs.edge_index)]
-        for level in ("node", "edge", "graph"):
+        pairs: dict[str, tuple[Any, Any]] = {
+            "labels": (x.labels, y.labels),
+            "edge_index": (x.graphs.edge_index, y.graphs.edge_index),
+        }
+        for level in LEVELS:
             mine, other = getattr(x.graphs, level), getattr(y.graphs, level)
-            pairs += [(mine[key], other[key]) for key in mine]
-    return all(torch.equal(x, y) for x, y in pairs)
+            pairs |= {f"{level} tensor {key!r}": (value, other.get(key)) for key, value in mine.items()}
+        for what, (first, second) in pairs.items():
+            if second is None or not torch.equal(first, second):
+                return f"{what} of split {name!r} differ" if what == "labels" else f"{what} of split {name!r} differs"
+    return None
 
 
-def _same_model(a: Problem, b: Problem) -> bool:
+def _model_difference(a: Problem, b: Problem) -> str | None:
+    """Name the first tensor that differs."""
     mine, other = a.model.state_dict(), b.model.state_dict()
-    return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
+    for name in mine.keys() | other.keys():
+        if name not in mine or name not in other or not torch.equal(mine[name], other[name]):
+            return f"the model's {name!r} differs"
+    return None

@@ -36,7 +36,7 @@ from .plan import Cell, Grounds, Item, Plan
 from .processes import context, warm_up
 from .progress import Progress, Tracker
 from .registry import load_plugin
-from .runner import Runner
+from .runner import REFUSED, Runner
 from .store import OLD_DRAFT_SECONDS, CellStore, ModelCache
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,9 @@ MOST_BROKEN = 5
 
 MAX_OUTPUT = 100_000
 """Bytes kept of what a piece printed, from its end."""
+
+LOOK_SECONDS = 0.2
+"""How often to look whether a piece has printed more than twice that."""
 
 
 class Schedule:
@@ -67,12 +70,10 @@ class Schedule:
         self._waiting: list[Item] = []
         self._grounded: set[Grounds] = set()
         for grounds in runner.plan.grounds():
-            mine = [cell for cell in cells if cell.grounds == grounds and cell in todo]
+            self._waiting += [grounds, *(cell for cell in cells if cell.grounds == grounds and cell in todo)]
             if runner.finished(grounds):
-                self._grounded.add(grounds)
-            else:
-                self._waiting.append(grounds)
-            self._waiting += mine
+                self._waiting.remove(grounds)
+                self.finished += self.done(grounds)
 
     def next(self) -> Item | None:
         """Return a piece that can be done now, None where there is none at present."""
@@ -96,8 +97,12 @@ class Schedule:
         ended = [cell for cell in self._waiting if isinstance(cell, Cell) and cell.grounds == item]
         self._waiting = [other for other in self._waiting if other not in ended]
         for cell in ended:
-            status, reason, log = (stored.status, stored.reason, stored.log) if stored else ("failed", "not there", "")
-            self._runner.end(cell, status, reason, log)
+            if stored is None:
+                reason = f"what is stored for its problem is not there, in {self._runner.store.cells}: run it again"
+                self._runner.end(cell, "failed", reason)
+            else:
+                status = "skipped" if stored.status == REFUSED else stored.status
+                self._runner.end(cell, status, stored.reason, stored.log)
         return ended
 
     def __bool__(self) -> bool:
@@ -367,7 +372,7 @@ def _perform_and_listen(state: _State, item: Item, max_edges: int) -> bool:
     tracker.prefix = f"{describe(item)}: "
     path = _output(runner, item, state.parent)
     path.unlink(missing_ok=True)  # nothing is written through a link
-    with path.open("x", encoding="utf-8", errors="replace") as file:
+    with _new_output(path) as file, _Bounded(path):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         faulthandler.enable(file)
@@ -385,6 +390,42 @@ def _perform_and_listen(state: _State, item: Item, max_edges: int) -> bool:
     if printed and performed:
         runner.store.add_to_log(runner.key(item), printed)
     return performed
+
+
+def _new_output(path: Path) -> io.TextIOWrapper:
+    """Open a new file to which everything is written at its end, wherever that is by then."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
+    return io.TextIOWrapper(io.FileIO(descriptor, "w"), encoding="utf-8", errors="replace", write_through=True)
+
+
+class _Bounded:
+    """Keeps a file that is written to at its end from growing beyond a bound: its beginning goes (a context manager).
+
+    It looks once in a while, so that what is written in between comes on top.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *error: Any) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            with contextlib.suppress(OSError):
+                if self._path.lstat().st_size > 2 * MAX_OUTPUT:
+                    with self._path.open("r+b") as file:
+                        file.seek(-MAX_OUTPUT, os.SEEK_END)
+                        end = file.read(MAX_OUTPUT)
+                        file.truncate(0)
+                    with self._path.open("ab") as file:
+                        file.write(end)
 
 
 def _output(runner: Runner, item: Item, parent: int) -> Path:

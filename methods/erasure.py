@@ -44,6 +44,7 @@ class Erasure(Method):
     Config = ErasureConfig
     quick = {"budget": 300, "pilot": 0}
     decides = True
+    needs_gradients = False
     config: ErasureConfig
 
     def fit(self) -> None:

@@ -24,6 +24,7 @@ class GreedyErasure(Method):
 
     name = "erasure-greedy"
     decides = True
+    needs_gradients = False
 
     def attribute(self, graphs: GraphBatch) -> Attribution:
         """Erase all graphs of the batch; score: 1 for what is left, below 1 the higher the later it was dropped."""

@@ -19,6 +19,7 @@ class GateValues(Method):
 
     name = "gate-values"
     decides = True
+    needs_gradients = False
 
     @classmethod
     def supports(cls, subject: Subject) -> str | None:

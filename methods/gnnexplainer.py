@@ -1,9 +1,10 @@
 """GNNExplainer's edge mask: Ying et al., NeurIPS 2019, with a mask per layer.
 
 Per graph, minimise over mask logits M:  -log p(y | z * m) + a * sum z + b * mean H(z),  z = sigmoid(M), where y is the
-model's own prediction and H the entropy of a coin. Settings and details follow PyG's ``GNNExplainer``: the first step
-has no regularisation, entries without a gradient in it are not regularised afterwards and end at 0, and M starts from
-N(0, 2 / (2 N)) times the ReLU gain. All graphs of a batch are explained at once: every term is summed over graphs.
+model's own prediction (or the class that the task asks for) and H the entropy of a coin. Settings and details follow
+PyG's ``GNNExplainer``: the first step has no regularisation, entries without a gradient in it are not regularised
+afterwards and end at 0, and M starts from N(0, 2 / (2 N)) times the ReLU gain. All graphs of a batch are explained at
+once: every term is summed over graphs.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class GNNExplainer(Method):
         with self.gates() as gates:
             recording = gates.record(graphs)
             num_layers = recording.num_layers
-            prediction = output.predict(recording.logits)
+            explained = output.explained(recording.logits, graphs)
             mask = self.initial_mask(graphs, 1 if settings.share_layers else num_layers, recording.logits.dtype)
             mask.requires_grad_()
             optimizer = torch.optim.Adam([mask], lr=settings.learning_rate, fused=True)
@@ -72,7 +73,7 @@ class GNNExplainer(Method):
             active = torch.ones_like(mask, dtype=torch.bool)
             for _ in self.track(range(settings.steps), "optimising masks", total=settings.steps):
                 z = mask.sigmoid()
-                loss = output.loss(prediction, recording.forward(z.expand(num_layers, -1)), graphs).sum()
+                loss = output.loss(explained, recording.forward(z.expand(num_layers, -1)), graphs).sum()
                 if weights is not None:
                     size, entropy = weights
                     # The coin's entropy in terms of its logit is finite where sigmoid rounds to 0 or 1.

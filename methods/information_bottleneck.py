@@ -165,7 +165,8 @@ class InformationBottleneck(Method):
         if self.config.released_variant:
             excess = output.divergence(recording.logits, masked, graphs) - self.config.tolerance
             return excess.relu().mean(), kl.mean()
-        return output.loss(output.predict(recording.logits), masked, graphs).mean(), kl.mean()
+        explained = output.explained(recording.logits, graphs)
+        return output.loss(explained, masked, graphs).mean(), kl.mean()
 
     def _baseline(self, messages: Tensor, mean: Tensor, std: Tensor, draws: torch.Generator) -> Tensor:
         """Return what is mixed into each message in training, ``(E, D)``."""

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 from torch_geometric.explain import CaptumExplainer, Explainer, ModelConfig
 
+from attribench.errors import UserError
 from attribench.graphs import GraphBatch
 from attribench.method import Attribution, Method, Rival, Subject, config
 from attribench.model import AsPyG
@@ -31,6 +32,13 @@ class IntegratedGradientsConfig:
         Field("gausslegendre", description="how the integral is approximated")
     )
     target: Literal["logit", "probability"] = Field("logit", description="which output of the predicted class")
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 and self.quadrature.startswith("riemann"):
+            raise UserError(
+                f"expected steps of at least 2 for {self.quadrature}, whose step size is that between points; got "
+                f"{self.steps}: use more, or gausslegendre"
+            )
 
 
 def explain_with_pyg(subject: Subject, graphs: GraphBatch, options: Any) -> Tensor | None:
@@ -60,11 +68,11 @@ class IntegratedGradients(Method):
         output, settings = self.subject.output, self.config
         with self.gates() as gates:
             recording = gates.record(graphs)
-            prediction = output.predict(recording.logits)
+            explained = output.explained(recording.logits, graphs)
             progress = iter(self.track(range(settings.steps), "integrating", total=settings.steps))
 
             def target(z: Tensor) -> Tensor:
-                return output.target(prediction, recording.forward(z), graphs, settings.target)
+                return output.target(explained, recording.forward(z), graphs, settings.target)
 
             def summed_target(z: Tensor) -> Tensor:  # (1, L, E) -> (1,)
                 next(progress, None)

@@ -38,8 +38,7 @@ from attribench.method import config
 from attribench.model import GraphModel
 from attribench.output import GraphClassification
 from attribench.seeds import generator
-from attribench.study import render_card
-from attribench.task import SPLITS, Problem, Split, Task, TaskSeeds, Workshop
+from attribench.task import SPLITS, Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
 from attribench.training import accuracy
 
 TARGET = 1
@@ -183,7 +182,7 @@ class Layered(Task):
 
     def card(self) -> str:
         """Return the docstring with its proof, what gold means, and what the reference study found."""
-        findings = render_card("layers", task=self.name).strip()
+        findings = findings_of_study("layers", task=self.name).strip()
         return f"# {self.name}\n\n{super().card()}\n\n## What these tasks share\n\n{__doc__}\n{findings}\n"
 
     @abstractmethod

@@ -24,8 +24,7 @@ from attribench.noise import EdgeNoise
 from attribench.output import GraphClassification
 from attribench.registry import TASKS
 from attribench.seeds import derive, generator
-from attribench.study import render_card
-from attribench.task import SPLITS, Problem, Split, Task, TaskSeeds, Workshop
+from attribench.task import SPLITS, Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
 from attribench.training import accuracy, train_classifier
 
 AUDIT_LEVEL = 0.99
@@ -135,7 +134,7 @@ class Toy(Task):
 
     def card(self) -> str:
         """Return what the reference study found about the paper's conclusions."""
-        return render_card("toy")
+        return findings_of_study("toy")
 
     def build(self, seeds: TaskSeeds, workshop: Workshop) -> Problem:
         """Draw the stars, train the model, and audit the gold."""

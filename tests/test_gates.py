@@ -318,7 +318,7 @@ def test_first_messages_and_the_encoder_are_computed_once(graphs: GraphBatch) ->
             return pool(h, graphs)
 
     CountingConv.calls.clear()
-    with Gates(Model()) as gates:
+    with Gates(Model(), replay=True) as gates:
         recording = gates.record(graphs)
         assert (len(encoded), len(CountingConv.calls), gates.forward_passes) == (1, 2, 1)
         for n in range(1, 4):
@@ -373,6 +373,14 @@ class Unrecorded(GraphModel):
         return pool(self.layer(numbers, graphs.edge_index, graphs["edge_type"]), graphs)
 
 
+class Cached(GCNConv):
+    """Has seen another batch before."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes, cached=True)
+        self.double()(torch.ones(2, W).double(), torch.tensor([[0], [1]]))
+
+
 def with_loop(position: int) -> GraphBatch:
     """Two graphs, the second with a self-loop at one position."""
     first, second = random_data_list([(3, 4), (3, 4)])
@@ -407,9 +415,13 @@ REFUSED: dict[str, tuple[GraphModel, GraphBatch, str]] = {
     "sparse adjacency": (Edgy(_conv(), sparse), GRAPHS, r"plain \(2, E\)"),
     "fusing edge index": (Edgy(SAGEConv(W, W), EdgeIndex), GRAPHS, r"plain \(2, E\)"),
     "decomposed": (Edgy(GCNConv(W, W, decomposed_layers=2), lambda e: e), GRAPHS, "decomposed_layers=1"),
-    "fewer edges": (Edgy(_conv(), lambda e: e[:, 1:]), GRAPHS, "other edges than the batch's"),
+    "fewer edges": (Edgy(_conv(), lambda e: e[:, 1:]), GRAPHS, "16 messages where .* 17 edges"),
     "other order": (Edgy(_conv(), lambda e: e.flip(1)), GRAPHS, "in another order"),
-    "more edges": (Edgy(_conv(), lambda e: torch.cat([e, e[:, :1]], 1)), GRAPHS, "other edges than the batch's"),
+    "more edges": (Edgy(_conv(), lambda e: torch.cat([e, e[:, :1]], 1)), GRAPHS, "1 messages over edges that it adds"),
+    "turned edges": (Edgy(_conv(), lambda e: e.flip(0)), GRAPHS, "flow='target_to_source'"),
+    "rewired edges": (Edgy(_conv(), lambda e: e[:, :1].expand(2, 17)), GRAPHS, "other edges than the graphs'"),
+    "undirected": (Edgy(_conv(), lambda e: torch.cat([e.flip(0), e], 1)), GRAPHS, "ToUndirected"),
+    "cached edges": (Edgy(Cached(W, W), lambda e: e), GRAPHS, "cached=False"),
     "stacked messages": (Edgy(ARMAConv(W, W), lambda e: e), GRAPHS, r"messages of shape \(1, 17, 4\)"),
     "integer states": (Unrecorded(), GRAPHS, "floating-point node states"),
     "messages in the encoder": (EncodesMessages(_conv(), lambda e: e), GRAPHS, "no message before decode"),

@@ -108,7 +108,8 @@ class Saliency(Method):
             recording = gates.record(graphs)
             z = recording.ones().requires_grad_()
             output = self.subject.output
-            target = output.target(output.predict(recording.logits), recording.forward(z), graphs, "logit")
+            explained = output.explained(recording.logits, graphs)
+            target = output.target(explained, recording.forward(z), graphs, "logit")
             (scores,) = torch.autograd.grad(target.sum(), z)
         return Attribution(scores, scale="relative")
 

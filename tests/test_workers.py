@@ -34,7 +34,7 @@ from attribench.errors import Infeasible, StorageError
 from attribench.execution import Job, Outcome, first_line, status_of
 from attribench.gates import Gates, UnsupportedModelError
 from attribench.graphs import GraphBatch
-from attribench.method import Attribution, Method, Subject
+from attribench.method import Attribution, Method
 from attribench.output import GraphClassification
 from attribench.plan import Cell, Grounds, Item, Plan
 from attribench.progress import Progress, Tracker
@@ -42,6 +42,7 @@ from attribench.records import StoredScores
 from attribench.registry import METHODS, TASKS
 from attribench.runner import Runner
 from attribench.scoring import Judge
+from attribench.seeds import Seeds
 from attribench.store import CellStore, ModelCache, remove_old_drafts, write_json
 from attribench.task import Problem, Split, Task, TaskSeeds, Workshop
 from attribench.workers import Schedule, Workers, default_jobs, describe
@@ -67,6 +68,7 @@ class Told:
     done: set[Item] = field(default_factory=set)
     grounds: dict[Grounds, StoredScores | None] = field(default_factory=dict)
     ended: list[tuple[Item, str, str, str]] = field(default_factory=list)
+    store: CellStore = field(default_factory=lambda: CellStore(Path("r")))
 
     def finished(self, item: Item) -> bool:
         return item in self.done
@@ -118,7 +120,8 @@ def test_what_is_finished_is_not_done_again() -> None:
     [
         (StoredScores(status="failed", reason="no data", log="a traceback"), ("failed", "no data", "a traceback")),
         (StoredScores(status="out-of-memory", reason="killed"), ("out-of-memory", "killed", "")),
-        (None, ("failed", "not there", "")),
+        (None, ("failed", "what is stored for its problem is not there, in r/cells: run it again", "")),
+        (StoredScores(status="refused", reason="graph 7 ..."), ("skipped", "graph 7 ...", "")),
     ],
 )
 def test_a_problem_that_fails_ends_its_cells_and_no_others(
@@ -249,12 +252,7 @@ def run_job(
 ) -> tuple[Outcome, list[int]]:
     """Run a method with these members; return how it ended, and the limits with which it was fitted."""
     kind: Any = type("Acts", (Probe,), {"act": act, "limits": [], **members})
-    problem = make_problem()
-
-    def make(subject: Subject) -> Any:
-        return kind(subject=subject, seed=3)
-
-    return Job(make, kind, problem, max_edges, randomised, 5).run(), kind.limits
+    return Job(kind, None, Seeds("task", "probe", 0, 0, 0), make_problem(), max_edges, randomised).run(), kind.limits
 
 
 def well(method: Probe, graphs: GraphBatch) -> None:

@@ -36,11 +36,10 @@ from torch.nn import functional as F
 from attribench.arrays import file_checksum
 from attribench.errors import UserError
 from attribench.method import config, untracked
-from attribench.output import NodeClassification
+from attribench.output import SequenceLabelling
 from attribench.registry import TASKS
 from attribench.seeds import generator
-from attribench.study import render_card
-from attribench.task import Problem, Split, Task, TaskSeeds, Workshop
+from attribench.task import Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
 
 from .conll import Sentence, read_conll
 from .glove import load_vectors
@@ -147,11 +146,11 @@ class SemanticRoles(Task):
         roles = Counter(role for s in sentences["train"] for roles in s.roles for role in roles if role != "_")
         shares = {name: count / roles.total() for name, count in roles.most_common()}
         tasks = [name for name in TASKS if TASKS[name].family == self.family]
-        findings = render_card("srl", splits=counts, roles=shares, tasks=tasks)
+        findings = findings_of_study("srl", splits=counts, roles=shares, tasks=tasks)
         return f"# {self.name}\n\n{__doc__}\n{findings.strip()}\n"
 
-    def sources(self) -> dict[str, str]:
-        """Return the checksums of the data and the vectors.
+    def sources(self) -> dict[str, Path]:
+        """Return the files of the data and the vectors.
 
         Raises:
             UserError: when a file is not there, malformed, or without any predicate, or no training word has a vector.
@@ -164,7 +163,7 @@ class SemanticRoles(Task):
             raise UserError(f"expected vectors of the words; {path}: none is of a training word: check the file")
         if covered < LEAST_COVERED:
             logger.warning("only %.0f%% of the training tokens have a word vector in %s", 100 * covered, path)
-        return {name: _checksum(path) for name, path in self._files.items()}
+        return dict(self._files)
 
     def _read(self) -> tuple[dict[str, list[Sentence]], list[str], np.ndarray]:
         """Return the sentences of every split, and the words in them that have fixed vectors, with these."""
@@ -209,7 +208,7 @@ class SemanticRoles(Task):
             "validation": _explained(validation, settings.explained, "validation"),
             "test": _explained(test, settings.explained, "test"),
         }
-        return Problem(model, NodeClassification(), splits, vocabulary.edge_types(), figures)
+        return Problem(model, SequenceLabelling(unseen=True), splits, vocabulary.edge_types(), figures)
 
     def _model(self, vocabulary: Vocabulary, vectors: Tensor) -> RoleLabeller:
         return RoleLabeller(
@@ -281,7 +280,7 @@ def f1(model: RoleLabeller, split: Split, max_edges: int = 50_000) -> float:
     """Return the labelled argument F1 (micro, without "O") over all predicates of a split."""
     model.eval()
     logits = torch.cat([model(part.batch) for part in split.graphs.parts(max_edges)])
-    return NodeClassification().metric(logits, split.labels)
+    return SequenceLabelling().metric(logits, split.labels, split.graphs)
 
 
 def bucketed(sizes: Tensor, batch_tokens: int, draw: torch.Generator) -> list[Tensor]:

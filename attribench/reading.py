@@ -1,0 +1,126 @@
+"""Which files are read while something runs: what is read decides a result, and has to be said."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .arrays import file_checksum
+from .errors import UserError
+
+_CODE = {".py", ".pyc", ".pyi", ".so", ".pyd", ".dll", ".pth"}
+_SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/lib", "/usr/lib", "/usr/share/locale", "/usr/share/zoneinfo")
+_WATCHED: ContextVar[_Watched | None] = ContextVar("_WATCHED", default=None)
+
+
+class _Watched:
+    """Files that were opened, for reading and for writing."""
+
+    def __init__(self) -> None:
+        self.read: dict[str, None] = {}
+        self.written: set[str] = set()
+
+
+@contextmanager
+def files_read() -> Iterator[dict[str, None]]:
+    """Collect the paths of files that this thread opens for reading, by Python's audit events.
+
+    Code and files of installed packages and of the system are left out, and so are files that were written before. What
+    C++ opens is not seen.
+    """
+    _install()
+    watched = _Watched()
+    with _set(watched):
+        yield watched.read
+
+
+@contextmanager
+def unwatched() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Leave out what the harness itself reads; gives a context in which it is watched as before."""
+    before = _WATCHED.get()
+    with _set(None):
+        yield lambda: _set(before)
+
+
+@contextmanager
+def _set(watched: _Watched | None) -> Iterator[None]:
+    token = _WATCHED.set(watched)
+    try:
+        yield
+    finally:
+        _WATCHED.reset(token)
+
+
+def refuse_undeclared(who: str, read: Mapping[str, None], declared: Mapping[str, Path]) -> None:
+    """Raise UserError for the first file that was read and is not declared.
+
+    Args:
+        who: what read it.
+        read: the paths.
+        declared: what its ``sources()`` say.
+    """
+    known = {os.path.realpath(path) for path in declared.values()}
+    for path in read:
+        if os.path.realpath(path) not in known:
+            raise UserError(
+                f"{who}: expected files that decide a result to be declared; it read {path!r}: let sources() return "
+                "it, so that a change of the file is noticed"
+            )
+
+
+def checksums(sources: Mapping[str, Path]) -> dict[str, str]:
+    """Return the checksums of declared files.
+
+    Raises:
+        UserError: when one is not there.
+    """
+    found = {}
+    for name, path in sources.items():
+        try:
+            found[name] = file_checksum(Path(path))
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"expected the file of {name!r}; {path}: {reason}: check the path") from None
+    return found
+
+
+@cache
+def _install() -> None:
+    sys.addaudithook(_hear)  # which cannot be taken away; it does nothing while nothing is watched
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "open":
+        return
+    watched = _WATCHED.get()
+    if watched is None:
+        return
+    path, mode, flags = arguments
+    if not isinstance(path, str | bytes | os.PathLike):
+        return
+    name = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - called for every file
+    reads = not (set(mode) & set("wax")) if isinstance(mode, str) else not flags & (os.O_WRONLY | os.O_CREAT)
+    if not reads:
+        watched.written.add(name)
+    elif name not in watched.written and not _aside(name):
+        watched.read[name] = None
+
+
+@cache
+def _own_folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    return (*_SYSTEM, *(paths[kind] for kind in ("stdlib", "purelib", "platlib")))
+
+
+def _aside(name: str) -> bool:
+    """Say whether a file is code, or the system's."""
+    if os.path.splitext(name)[1] in _CODE or os.path.isdir(name):  # noqa: PTH112, PTH122 - called for every file
+        return True
+    return any(name.startswith(folder + os.sep) for folder in _own_folders())
