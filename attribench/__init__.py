@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from .output import NodeClassification as NodeClassification
     from .output import Output as Output
     from .output import SequenceLabelling as SequenceLabelling
-    from .outputs import BinaryClassification as BinaryClassification
-    from .outputs import GraphRegression as GraphRegression
-    from .outputs import LinkPrediction as LinkPrediction
-    from .outputs import MultiLabelClassification as MultiLabelClassification
+    from .output_binary import BinaryClassification as BinaryClassification
+    from .output_binary import LinkPrediction as LinkPrediction
+    from .output_binary import MultiLabelClassification as MultiLabelClassification
+    from .output_regression import GraphRegression as GraphRegression
     from .registry import METHODS as METHODS
     from .registry import TASKS as TASKS
     from .seeds import Seeds as Seeds

@@ -24,6 +24,7 @@ from .integrity import evaluating, module_state
 from .isolation import Watch
 from .neighbourhoods import check_neighbourhoods
 from .output import Output
+from .refusals import compiled
 from .seeds import generator
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ def examine(problem: Problem, max_edges: int) -> Findings:
     """
     check_splits(problem)
     _check_precision(problem)
+    reason = compiled(problem.model)
+    if reason is not None:
+        raise UnsupportedModelError(reason)
     with evaluating(problem.model), torch.no_grad():
         strangers = _modules_from_outside(problem)
         plain = {name: _plain_outputs(problem, name, max_edges) for name in SPLITS}
@@ -218,13 +222,20 @@ def _check_independence(problem: Problem, name: str, graphs: GraphBatch) -> None
         alone, here = model(graphs.select(torch.tensor([graph], device=graphs.device))), together[owner == graph]
         gap = float((alone - here).abs().max()) if alone.shape == here.shape and len(alone) else 0.0
         if alone.shape != here.shape or gap > tolerance:
-            norms = [name for name, module in model.named_modules() if type(module).__name__.endswith("Norm")]
-            hint = f", perhaps {norms[0]!r}," if norms else ""
             raise UnsupportedModelError(
                 f"split {name!r}: expected a graph to give the same output alone and in a batch; one differs by "
-                f"{gap:.3g}, the largest output being {float(together.abs().max()):.3g}: something in the model{hint} "
-                "sees all graphs at once; give normalisations and pooling batch=graphs.batch"
+                f"{gap:.3g}, the largest output being {float(together.abs().max()):.3g}: {_suspect(model)}"
             )
+
+
+def _suspect(model: nn.Module) -> str:
+    """Say what may see more than one graph, and what to do."""
+    cached = [name for name, module in model.named_modules() if getattr(module, "cached", False) is True]
+    if cached:
+        return f"{cached[0]!r} keeps the edges that it saw first; use cached=False"
+    norms = [name for name, module in model.named_modules() if type(module).__name__.endswith("Norm")]
+    what = f"something in the model, perhaps {norms[0]!r}," if norms else "something in the model"
+    return f"{what} sees all graphs at once; give normalisations and pooling batch=graphs.batch"
 
 
 def _check_whole(problem: Problem, name: str, graphs: GraphBatch) -> None:
@@ -272,6 +283,7 @@ def _check_recorded(problem: Problem, gates: Gates, plain: dict[str, list[Tensor
                 )
 
 
+@torch.no_grad()
 def _check_isolation(gates: Gates, samples: dict[str, GraphBatch]) -> int:
     """With all gates open the model's own output comes back, also after another batch was recorded; return L."""
     model = gates.model
@@ -356,6 +368,12 @@ def _check_closed(output: Output, name: str, reference: Tensor, logits: Tensor, 
                 f"split {name!r}: expected D* {what} as a finite number of at least 0 for each of {graphs.num_graphs} "
                 f"graphs; got {tuple(value.shape)}, {got} first: mend {type(output).__name__}.divergence()"
             )
+    loss = output.loss(output.explained(reference, graphs), reference, graphs)
+    if loss.shape != (graphs.num_graphs,):
+        raise UserError(
+            f"split {name!r}: expected a loss for each of {graphs.num_graphs} graphs; got {tuple(loss.shape)}: mend "
+            f"{type(output).__name__}.loss()"
+        )
     if float(same.abs().max()) > 1e-4:
         raise UserError(
             f"split {name!r}: expected D* of an output from itself to be 0; got {float(same.abs().max()):.3g}: mend "

@@ -19,6 +19,7 @@ from torch_geometric.utils import is_sparse
 
 from .errors import UserError
 from .graphs import LEVELS, GraphBatch, Part
+from .integrity import evaluating
 from .isolation import Watch, copied
 from .model import GraphModel
 from .refusals import compiled, other_edges, refusal
@@ -134,12 +135,10 @@ class Gates:
         #: The layers that pass messages; known once it is entered.
         self.layers: list[MessagePassing] = []
         self._handles: list[Any] = []
-        self._training: dict[nn.Module, bool] = {}
-        self._requires_grad: list[tuple[nn.Parameter, bool]] = []
+        self._evaluating = evaluating(model)
 
     def __enter__(self) -> Self:
-        self._training = {module: module.training for module in self.model.modules()}
-        self._requires_grad = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        self._evaluating = evaluating(self.model)
         try:
             reason = compiled(self.model)
             if reason is not None:
@@ -150,9 +149,7 @@ class Gates:
                     "expected a model with PyG MessagePassing layers; got none in "
                     f"{type(self.model).__name__}: pass its messages with torch_geometric.nn.MessagePassing"
                 )
-            self.model.eval()
-            for parameter, _ in self._requires_grad:
-                parameter.requires_grad_(False)
+            self._evaluating.__enter__()
             for layer in self.layers:
                 self._handles += [
                     layer.register_forward_pre_hook(self._on_layer, with_kwargs=True),
@@ -174,10 +171,7 @@ class Gates:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for module, mode in self._training.items():
-            module.training = mode
-        for parameter, requires_grad in self._requires_grad:
-            parameter.requires_grad_(requires_grad)
+        self._evaluating.__exit__()
 
     @torch.no_grad()
     def record(self, graphs: GraphBatch) -> Recording:

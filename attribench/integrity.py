@@ -1,8 +1,6 @@
 """Is the model as it was found? A fingerprint of everything that a method could have left behind."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -32,16 +30,27 @@ def fingerprint(model: GraphModel, graphs: GraphBatch) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and every part of it back into its own mode."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
+class evaluating:  # noqa: N801 - a context manager, called like a function
+    """Put a model into evaluation mode with frozen parameters, and every part of it back as it was.
+
+    Which kernel PyTorch takes, and so the last bits of an output, may depend on both.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._training = {module: module.training for module in model.modules()}
+        self._requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+
+    def __enter__(self) -> None:
+        self._model.eval()
+        for parameter, _ in self._requires_grad:
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *error: object) -> None:
+        for module, mode in self._training.items():
             module.training = mode
+        for parameter, required in self._requires_grad:
+            parameter.requires_grad_(required)
 
 
 def module_state(module: nn.Module) -> dict[tuple[str, str], Any]:

@@ -20,7 +20,7 @@ from .output_checks import check_classes, check_nodes, check_target_class, check
 Level = Literal["graph", "node"]
 
 PROBABILITY_TOLERANCE = 1e-4
-"""How far from 1 the sums of rows may be that are taken for probabilities."""
+"""How far from 1 the sums of rows may be that are taken for probabilities, or the rounding of a coarser type."""
 
 
 class Output(ABC):
@@ -59,8 +59,8 @@ class Output(ABC):
     # What it may say otherwise.
 
     def select(self, logits: Tensor, graphs: GraphBatch) -> Tensor:
-        """Return the rows of an output that are predictions; all of them unless said otherwise."""
-        return logits
+        """Return the rows of an output that are predictions: unless said otherwise all; one column is a vector."""
+        return logits[:, 0] if logits.dim() == 2 and logits.shape[1] == 1 else logits
 
     def score(self, values: Tensor, rows: Tensor) -> Tensor:
         """Return the ``logit`` of ``values``, ``(R,)``: by default the log-likelihood."""
@@ -119,10 +119,14 @@ class Output(ABC):
         """Return the task's metric."""
         return self.quality(self.select(logits, graphs), labels)
 
+    @property
+    def unit(self) -> Level:
+        """What the model returns one row for."""
+        return self.row_level or self.level
+
     def row_graph(self, graphs: GraphBatch) -> Tensor:
         """Return ``(R,)``: the graph of every row that the model must return."""
-        by_node = (self.row_level or self.level) == "node"
-        return graphs.batch if by_node else torch.arange(graphs.num_graphs, device=graphs.device)
+        return graphs.batch if self.unit == "node" else torch.arange(graphs.num_graphs, device=graphs.device)
 
     def num_labels(self, graphs: GraphBatch) -> int:
         """Return how many labels a split must have: one per prediction."""
@@ -134,11 +138,11 @@ class Output(ABC):
         """Return what is wrong with a model's output for ``graphs``, in one line, or None."""
         if not isinstance(logits, Tensor):
             return f"expected a tensor from the model; got {type(logits).__name__}: return the logits alone"
-        rows, got = len(self.row_graph(graphs)), f"shape {tuple(logits.shape)}"
+        rows = len(self.row_graph(graphs))
         if logits.dim() not in (1, 2) or len(logits) != rows:
-            shape = self.shapes.replace("R", str(rows))
-            expected = f"expected an output of shape {shape}, one row per {self.row_level or self.level}"
-            return f"{expected}; got {got}: {self._remedy(logits, graphs)}"
+            shapes = self.shapes.replace("R", str(rows))
+            expected = f"expected an output of shape {shapes}, one row per {self.unit}"
+            return f"{expected}; got {tuple(logits.shape)}: {self._remedy(logits, graphs)}"
         if not logits.is_floating_point():
             return f"expected a floating-point output; got {logits.dtype}: return logits, not predictions"
         return self.check_columns(logits)
@@ -169,7 +173,7 @@ class Output(ABC):
         return values.new_zeros(graphs.num_graphs).index_add(0, self.row_graph(graphs), values)
 
     def _remedy(self, logits: Tensor, graphs: GraphBatch) -> str:
-        if (self.row_level or self.level) == "graph" and logits.dim() in (1, 2) and len(logits) == graphs.num_nodes:
+        if self.unit == "graph" and logits.dim() in (1, 2) and len(logits) == graphs.num_nodes:
             return "pool the nodes of each graph, or use an output with one row per node"
         return "return one row for each, in their order"
 
@@ -212,8 +216,9 @@ class Categorical(Output):
 
     def looks_like_probabilities(self, logits: Tensor) -> bool:
         """Return whether no value is negative and every row sums to 1."""
-        sums = logits.double().sum(-1)
-        return bool(len(logits) and (logits >= 0).all() and ((sums - 1).abs() <= PROBABILITY_TOLERANCE).all())
+        gaps = (logits.double().sum(-1) - 1).abs()
+        tolerance = max(PROBABILITY_TOLERANCE, torch.finfo(logits.dtype).eps)
+        return bool(len(logits) and (logits >= 0).all() and (gaps <= tolerance).all())
 
 
 class GraphClassification(Categorical):
@@ -239,7 +244,7 @@ class GraphClassification(Categorical):
 
     def quality(self, rows: Tensor, labels: Tensor) -> float:
         """Return the accuracy."""
-        return float((self.decide(rows) == labels).to(torch.float64).mean())
+        return float((self.decide(rows) == labels.view(len(rows))).to(torch.float64).mean())
 
     def check_columns(self, logits: Tensor) -> str | None:
         """Expect a column per class, also for the class to explain."""
@@ -288,7 +293,7 @@ class SequenceLabelling(Categorical):
 
     def quality(self, rows: Tensor, labels: Tensor) -> float:
         """Return micro F1 over nodes, without class 0; 0 where nothing is predicted or there."""
-        predicted = self.decide(rows)
+        predicted, labels = self.decide(rows), labels.view(len(rows))
         right = int(((predicted == labels) & (labels > 0)).sum())
         return 2 * right / max(1, int((predicted > 0).sum()) + int((labels > 0).sum()))
 

@@ -16,16 +16,9 @@ def check_classes(labels: Tensor, count: int) -> str | None:
     return first_bad(labels, (labels >= 0) & (labels < count), f"a class from 0 to {count - 1}")
 
 
-def check_coins(labels: Tensor) -> str | None:
-    """Return what keeps labels from being 0 or 1, in one line, or None."""
-    return first_bad(labels, (labels == 0) | (labels == 1), "0 or 1")
-
-
 def check_nodes(graphs: GraphBatch, name: str, shape: tuple[int, ...]) -> str | None:
     """Return what is wrong with a graph attribute ``(G, *shape)`` that names nodes of each graph, or None."""
-    expected = (
-        f"expected a graph attribute {name!r} of int64 {(graphs.num_graphs, *shape)}, nodes counted in each graph"
-    )
+    expected = f"expected a graph attribute {name!r} of int64 {(graphs.num_graphs, *shape)}, nodes numbered by graph"
     if name not in graphs.graph:
         return f"{expected}; got none among {', '.join(graphs.graph) or 'no attributes'}: see neighbourhoods()"
     nodes = graphs.graph[name]
@@ -64,3 +57,12 @@ def first_bad(labels: Tensor, good: Tensor, expected: str) -> str | None:
     position = (~good).nonzero()[0].tolist()
     place = ", ".join(map(str, position))
     return f"expected {expected} as every label; got {labels[tuple(position)].item()} at position {place}"
+
+
+def check_bits(labels: Tensor, shape: tuple[int, ...]) -> str | None:
+    """Return what keeps labels from being 0 or 1 (or bool) and of ``shape``, in one line, or None."""
+    if labels.shape != shape:
+        return f"expected labels of shape {shape}; got {tuple(labels.shape)}: reshape them"
+    if labels.is_floating_point() or labels.is_complex():
+        return f"expected bool or integral labels; got {labels.dtype}: convert them with .long()"
+    return first_bad(labels, (labels == 0) | (labels == 1), "0 or 1")

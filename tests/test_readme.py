@@ -1,13 +1,18 @@
 """The README's examples work as printed."""
 
+import importlib
 import re
 import sys
+from math import exp, log
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from attribench.cli import main
+from attribench.contract import random_graphs
+from attribench.output import Output
 from attribench.registry import METHODS, TASKS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -33,11 +38,12 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(exit_info.value.code or 0)
 
 
-def test_there_are_two_examples_of_the_promised_length() -> None:
+def test_there_are_three_examples_of_the_promised_length() -> None:
     lengths = {name: len([line for line in code.splitlines() if line.strip()]) for name, code in EXAMPLES}
-    assert lengths.keys() == {"saliency.py", "red_edges.py"}
+    assert lengths.keys() == {"saliency.py", "red_edges.py", "counts.py"}
     assert lengths["saliency.py"] <= 20
     assert lengths["red_edges.py"] <= 45
+    assert lengths["counts.py"] <= 20
 
 
 def test_the_method(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,6 +67,24 @@ def test_the_task(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     scores = pd.read_csv("results/red-edges/scores.csv").set_index("method")
     assert float(scores["f1"]["graphmask"]) > 0.95
     assert float(scores["unchanged_zero"]["gold"]) > 0.98  # the gold is what the model uses
+
+
+def test_the_output(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(folder)
+    output: Output = importlib.import_module("counts").Counts()
+    graphs = random_graphs(2, "counts")
+    two, one = torch.tensor([[2.0], [2.0]]).log(), torch.zeros(2, 1)
+    assert output.check_logits(two, graphs) is None
+    assert output.check_labels(torch.tensor([1, 4]), two, graphs) is None
+    kl = 2 * log(2) - 1  # of rates 2 and 1
+    assert output.divergence(two, one, graphs).tolist() == pytest.approx([kl, kl])
+    explained = output.explained(two, graphs)
+    assert output.loss(explained, two, graphs).tolist() == pytest.approx([2 - log(2)] * 2)  # -log(4 / 2 e^-2)
+    assert output.target(explained, one, graphs, "logit").tolist() == pytest.approx([-1 - log(2)] * 2)
+    assert output.target(explained, one, graphs, "probability").tolist() == pytest.approx([exp(-1) / 2] * 2)
+    assert output.unchanged(two, two + torch.tensor([[0.1], [1.0]]), graphs).tolist() == [True, False]
+    assert output.metric(two, torch.tensor([1, 4]), graphs) == 0.5
+    assert output.classes(two, graphs) is None
 
 
 def test_the_table_of_the_layered_tasks_is_that_of_their_cards() -> None:
