@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,16 +28,23 @@ from torch_geometric.nn import (
 )
 
 from attribench import (
+    METHODS,
+    TASKS,
     GraphBatch,
     GraphClassification,
     GraphModel,
     Output,
     Problem,
     Split,
+    Task,
+    TaskSeeds,
     UnsupportedModelError,
     UserError,
+    Workshop,
     generator,
 )
+from attribench.cli import main
+from attribench.contract import check_plugin
 from attribench.gates import Gates
 from attribench.integrity import differences, fingerprint
 from attribench.task import SPLITS
@@ -674,3 +685,91 @@ def test_the_examination_leaves_the_model_as_it_found_it() -> None:
     before = fingerprint(tried.model, graphs)
     _ = tried.findings
     assert differences(before, fingerprint(tried.model, graphs)) == []
+
+
+# What comes of it in a run.
+
+
+def test_methods_that_follow_gradients_are_skipped_where_a_layer_has_none() -> None:
+    subject = problem(Frozen()).subject()
+    reasons = {name: METHODS[name].reason_against(subject) for name in METHODS}
+    assert {name for name, reason in reasons.items() if reason is None} == {"erasure", "erasure-greedy"}
+    for name in (
+        "graphmask",
+        "graphmask-nonamortized",
+        "information-bottleneck",
+        "gnnexplainer",
+        "integrated-gradients",
+    ):
+        assert "no gradient reaches the gates of layer 0 (counted from 0)" in str(reasons[name])
+    assert all(
+        METHODS[name].reason_against(problem(Model()).subject()) is None for name in METHODS if name != "gate-values"
+    )
+
+
+class Broken(Task):
+    """One graph of the test split has no finite output."""
+
+    name = "broken"
+
+    def build(self, seeds: TaskSeeds, workshop: Workshop) -> Problem:
+        return problem(Shaped(infinite_in_graph_five))
+
+
+class Sound(Task):
+    """A task beside it."""
+
+    name = "sound"
+
+    def build(self, seeds: TaskSeeds, workshop: Workshop) -> Problem:
+        return problem(Model())
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_refused_problem_is_one_line_and_the_others_go_on(
+    again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    list(TASKS)
+    monkeypatch.setattr(TASKS, "_entries", {**TASKS._entries, "broken": Broken, "sound": Sound})
+    arguments = [
+        "run",
+        "--task",
+        "broken,sound",
+        "--methods",
+        "erasure-greedy",
+        "--jobs",
+        "0",
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["attribench", *arguments, "--cache-dir", str(tmp_path / "c")])
+    for _ in range(1 + again):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+    line = "broken: split 'test', graph 5: expected finite outputs; got -inf: mend the model"
+    assert f"error: {line}" in capsys.readouterr().err
+    scores = pd.read_csv(tmp_path / "r" / "scores.csv").query("kind == 'method'").set_index("task")
+    assert scores.loc["broken", "status"] == "skipped"
+    assert scores.loc["broken", "reason"] == line.removeprefix("broken: ")
+    assert scores.loc["sound", "status"] == "ok"
+
+
+def test_check_says_file_line_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asserts(Broken):
+        name = "asserts"
+
+        def build(self, seeds: TaskSeeds, workshop: Workshop) -> Problem:
+            raise AssertionError
+
+    list(TASKS)
+    monkeypatch.setattr(TASKS, "_entries", {**TASKS._entries, "broken": Broken, "asserts": Asserts})
+    told = dict(check_plugin("broken"))
+    assert "split 'test', graph 5" in str(next(iter(told.values())))
+    first = str(next(iter(dict(check_plugin("asserts")).values())))
+    assert re.fullmatch(
+        r"AssertionError: without a message, at test_examination.py, line \d+: raise AssertionError", first
+    )
+    traced = str(next(iter(dict(check_plugin("asserts", tracebacks=True)).values())))
+    assert "Traceback (most recent call last)" in traced

@@ -94,9 +94,10 @@ def test_what_was_not_seen_in_training_has_number_0() -> None:
     assert split.labels.tolist() == [len(VOCABULARY.roles) + 1, 0]  # missed by every model, and counted
 
 
-def test_predicted_trees_are_preferred() -> None:
+def test_predicted_trees_are_read_where_the_vocabulary_is_of_them() -> None:
     predicted = replace(CATS, phead=[0, 1], pdeprel=["root", "obj"])
-    graphs = make_split([predicted], VOCABULARY, "x").graphs
+    assert torch.equal(make_split([predicted], VOCABULARY, "x").graphs.edge_index, torch.tensor([[1, 0], [0, 1]]))
+    graphs = make_split([predicted], replace(VOCABULARY, columns=graphs_of.Columns(trees="predicted")), "x").graphs
     assert graphs.edge_index.tolist() == [[0, 1], [1, 0]]
     assert [VOCABULARY.edge_types()[i] for i in graphs["edge_type"].tolist()] == ["obj along", "obj against"]
 
@@ -287,6 +288,7 @@ def test_a_folder_of_data_of_ones_own(tmp_path: Path, name: str) -> None:
     assert problem.edge_types[:4] == ("? along", "? against", "nsubj along", "nsubj against")
     assert set(problem.figures) == {
         "epochs", "best_epoch", "validation", "test", "lookup_offset_and_tag", "lookup_relation",
+        "predicted_trees", "predicted_tags", "predicted_lemmas",
     }  # fmt: skip
     assert problem.figures["epochs"] == 3
     assert problem.figures["lookup_relation"] > 0.8

@@ -887,3 +887,17 @@ def test_an_interrupt_that_a_method_raises_is_not_the_users(
         for number, kept in enumerate(output, start=1):
             os.dup2(kept, number)
             os.close(kept)
+
+
+def test_what_a_piece_prints_is_bounded_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(workers, "MAX_OUTPUT", 1000)
+    path, largest = tmp_path / "printed", 0
+    with workers._new_output(path) as file, workers._Bounded(path):
+        for number in range(300):
+            file.write(f"{number:099}\n")
+            largest = max(largest, path.stat().st_size)
+            time.sleep(0.002)
+        file.write("the end")
+    assert largest < 15_000 < 300 * 100
+    assert path.read_text().endswith(f"{299:099}\nthe end")

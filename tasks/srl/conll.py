@@ -6,14 +6,16 @@ whose FILLPRED is Y, in their order. ``_`` stands for nothing.
 Nothing is normalised: what :func:`read_conll` accepts, :func:`write_conll` writes back byte for byte, with the file's
 line ends, its blank lines between and after sentences, and with or without a newline at its end (of a ``.gz`` file
 this holds for the unpacked text). A file that could not be written back so is refused: rows with different line ends,
-numbers such as 07, a byte-order mark.
+numbers such as 07, a byte-order mark. So are comments, lines of blanks alone, and blanks around a cell or for a tab.
 """
 
 from __future__ import annotations
 
 import gzip
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from attribench.errors import UserError
@@ -30,6 +32,9 @@ MAX_BYTES = 2**31
 MAX_TOKENS = 10_000
 """Of a sentence; and blank lines in a row."""
 _HEAD, _PHEAD, _FILLPRED, _PRED, _APREDS = 8, 9, 12, 13, 14
+_BLANKS = " \u00a0"
+"""Also the one that does not break a line: both look like nothing."""
+_BETWEEN, _AROUND = re.compile(f"[^{_BLANKS}][{_BLANKS}]+[^{_BLANKS}]"), re.compile(f"^[{_BLANKS}]|[{_BLANKS}]$")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -59,6 +64,8 @@ class Sentence:
     """What ends every row but the last."""
     end: str = "\n\n"
     """What stands between the last row and the next sentence."""
+    line: int = field(default=1, compare=False)
+    """Of the first row, in the file that was read."""
 
     def __len__(self) -> int:
         return len(self.form)
@@ -89,8 +96,11 @@ def read_conll(path: Path) -> list[Sentence]:
     sentences = []
     for start, rows, newline, end in _blocks(path):
         try:
-            cells = [row.split("\t") for row in _decode(rows, start).split("\n")]
-            sentences.append(_parse(cells, newline, end, memory))
+            text = _decode(rows, start)
+            cells = [row.split("\t") for row in text.split("\n")]
+            if any(blank in text for blank in _BLANKS):
+                _check_blanks(cells)
+            sentences.append(_parse(cells, newline, end, start, memory))
         except _RowError as error:
             raise UserError(error.message(path, start)) from None
     if not sentences:
@@ -144,6 +154,8 @@ def _blocks(path: Path) -> Iterator[tuple[int, list[bytes], str, str]]:
                     f"expected at most {MAX_TOKENS} blank lines; {path}: line {number} is one more: trim it"
                 )
             continue
+        if not content[:1].isdigit():
+            _check_line(content, f"{path}: line {number}")
         if len(ends) > 1:
             yield start, rows, newline.decode(), b"".join(ends).decode()
             rows = []
@@ -164,6 +176,18 @@ def _blocks(path: Path) -> Iterator[tuple[int, list[bytes], str, str]]:
         yield start, rows, newline.decode(), b"".join(ends).decode()
 
 
+def _check_line(content: bytes, where: str) -> None:
+    """Refuse a line of blanks, which is not the empty one that ends a sentence, and a comment."""
+    text = content.decode(errors="replace")
+    if not text.strip():
+        count = 1 + text.count("\t")
+        raise UserError(
+            f"expected {_APREDS} columns and more, or an empty line; {where}: got {count}, of blanks: make it empty"
+        )
+    if text.startswith("#"):
+        raise UserError(f"expected rows and empty lines; {where}: got a comment, {text[:40]!r}: remove the line")
+
+
 def _decode(rows: list[bytes], start: int) -> str:
     """Return the rows as text."""
     if start == 1 and rows[0].startswith(_BOM):
@@ -181,7 +205,19 @@ def _decode(rows: list[bytes], start: int) -> str:
         raise
 
 
-def _parse(cells: list[list[str]], newline: str, end: str, memory: dict[str, str]) -> Sentence:
+def _check_blanks(cells: list[list[str]]) -> None:
+    """Refuse blanks where a tab should be, and blanks around a cell: ``A0`` and a blank would be another role."""
+    usual = max(_APREDS, Counter(map(len, cells)).most_common(1)[0][0])
+    for index, row in enumerate(cells):
+        for column, cell in enumerate(row):
+            if len(row) < usual and _BETWEEN.search(cell):
+                expected, got = f"{usual} columns, parted by tabs", f"{len(row)}, with blanks for the tab before it"
+                raise _RowError(index, expected, got, column + 1, "put a tab after every column")
+            if _AROUND.search(cell):
+                raise _RowError(index, "a cell without blanks around it", repr(cell), column, "remove the blanks")
+
+
+def _parse(cells: list[list[str]], newline: str, end: str, line: int, memory: dict[str, str]) -> Sentence:
     """Return the sentence that these rows hold."""
     _check_columns(cells)
     share = memory.setdefault
@@ -205,6 +241,7 @@ def _parse(cells: list[list[str]], newline: str, end: str, memory: dict[str, str
         roles=columns[_APREDS:],
         newline=newline,
         end=end,
+        line=line,
     )
 
 
@@ -239,7 +276,8 @@ def _heads(column: list[str], number: int) -> list[int]:
         heads = [ids[cell] for cell in column]
     except KeyError:
         index = next(i for i, cell in enumerate(column) if cell not in ids)
-        raise _RowError(index, f"a number from 0 to {len(column)}", repr(column[index]), number) from None
+        expected = f"a number from 0 to {len(column)}" + (", or _ in all rows" if number == _PHEAD else "")
+        raise _RowError(index, expected, repr(column[index]), number) from None
     if 0 not in heads:
         raise _RowError(0, "a root (0) in some row of the sentence", "none", number, "mend the sentence")
     reaches = [False] * len(heads)  # the root

@@ -13,6 +13,7 @@ from attribench.graphs import GraphBatch, named_keys
 from attribench.seeds import generator
 from attribench.task import Split
 
+from .columns import GOLD, Columns, lemmas, tags, tree
 from .conll import Sentence
 
 NONE = "O"
@@ -34,6 +35,7 @@ class Vocabulary:
         relations: dependency relations; the type of an arc's messages is twice its relation's number, and one more
             against the arc. 0 is for all others.
         roles: 0 is "none".
+        columns: where trees, tags and lemmas are read.
     """
 
     words: dict[str, int]
@@ -42,14 +44,15 @@ class Vocabulary:
     lemmas: dict[str, int]
     relations: dict[str, int]
     roles: dict[str, int]
+    columns: Columns = GOLD
 
     @staticmethod
-    def of(train: Sequence[Sentence], words: Sequence[str], least: int) -> Vocabulary:
+    def of(train: Sequence[Sentence], words: Sequence[str], least: int, columns: Columns = GOLD) -> Vocabulary:
         """Number what occurs in the training sentences at least ``least`` times (tags, relations and roles: at all)."""
         forms = Counter(form.lower() for sentence in train for form in sentence.form)
-        parts = Counter(tag for sentence in train for tag in tags(sentence))
-        bases = Counter(lemmas(sentence)[i].lower() for sentence in train for i in sentence.predicates)
-        relations = Counter(relation for sentence in train for relation in tree(sentence)[1])
+        parts = Counter(tag for sentence in train for tag in tags(sentence, columns))
+        bases = Counter(lemmas(sentence, columns)[i].lower() for sentence in train for i in sentence.predicates)
+        relations = Counter(relation for sentence in train for relation in tree(sentence, columns)[1])
         roles = Counter(role for sentence in train for roles in sentence.roles for role in roles if role != "_")
         return Vocabulary(
             {word: i for i, word in enumerate(words, start=1)},
@@ -58,6 +61,7 @@ class Vocabulary:
             _numbered(bases, least),
             _numbered(relations, 1),
             _numbered(roles, 1),
+            columns,
         )
 
     def edge_types(self) -> tuple[str, ...]:
@@ -75,23 +79,6 @@ def _numbered(counts: Counter[str], least: int) -> dict[str, int]:
     return {name: i for i, name in enumerate(frequent, start=1)}
 
 
-def tree(sentence: Sentence) -> tuple[list[int], list[str]]:
-    """Return heads (from 1, 0 at a root) and relations: the predicted ones where the file has them, as in the paper."""
-    if sentence.phead is None:
-        return sentence.head, sentence.deprel
-    return sentence.phead, sentence.pdeprel
-
-
-def lemmas(sentence: Sentence) -> list[str]:
-    """Return lemmas, the predicted ones where the tree is predicted."""
-    return sentence.lemma if sentence.phead is None else sentence.plemma
-
-
-def tags(sentence: Sentence) -> list[str]:
-    """Return parts of speech, the predicted ones where the tree is predicted."""
-    return sentence.pos if sentence.phead is None else sentence.ppos
-
-
 def make_split(sentences: Sequence[Sentence], vocabulary: Vocabulary, name: str, shuffle_heads: bool = False) -> Split:
     """Return a graph for every predicate, in the order of the sentences.
 
@@ -102,7 +89,7 @@ def make_split(sentences: Sequence[Sentence], vocabulary: Vocabulary, name: str,
 
     Args:
         sentences: to make graphs of.
-        vocabulary: numbers.
+        vocabulary: numbers, and the columns that they are of.
         name: of the split, for the graphs' keys.
         shuffle_heads: give every token but the roots a head at random among the other tokens of its sentence, and deal
             the relations of the sentence out anew.
@@ -110,7 +97,8 @@ def make_split(sentences: Sequence[Sentence], vocabulary: Vocabulary, name: str,
     one_each = _sentence_batch(sentences, vocabulary, shuffle_heads)
     owner = [i for i, sentence in enumerate(sentences) for _ in sentence.predicates]
     position = [p for sentence in sentences for p in sentence.predicates]
-    lemma = [vocabulary.lemmas.get(lemmas(s)[p].lower(), UNKNOWN) for s in sentences for p in s.predicates]
+    columns = vocabulary.columns
+    lemma = [vocabulary.lemmas.get(lemmas(s, columns)[p].lower(), UNKNOWN) for s in sentences for p in s.predicates]
     numbers = {"_": 0, **vocabulary.roles}
     roles = [numbers.get(role, len(numbers)) for s in sentences for column in s.roles for role in column]
     chosen = torch.tensor(owner, dtype=torch.long)
@@ -133,8 +121,10 @@ def _sentence_batch(sentences: Sequence[Sentence], vocabulary: Vocabulary, shuff
         torch.tensor([numbers.get(form.lower(), UNKNOWN) for s in sentences for form in s.form], dtype=torch.long)
         for numbers in (vocabulary.words, vocabulary.known)
     )
-    tag = torch.tensor([vocabulary.tags.get(x, UNKNOWN) for s in sentences for x in tags(s)], dtype=torch.long)
-    trees = [tree(sentence) for sentence in sentences]
+    tag = torch.tensor(
+        [vocabulary.tags.get(x, UNKNOWN) for s in sentences for x in tags(s, vocabulary.columns)], dtype=torch.long
+    )
+    trees = [tree(sentence, vocabulary.columns) for sentence in sentences]
     types = torch.tensor([vocabulary.relations.get(r, UNKNOWN) for _, relations in trees for r in relations])
     heads = torch.tensor([head for heads, _ in trees for head in heads], dtype=torch.long)
     sizes = torch.tensor([0, *(len(s.form) for s in sentences)])

@@ -6,7 +6,11 @@ finds arguments by rules over the tree, and the role labels here are derived by 
 (``tasks/srl/roles.py``): so they are partly circular, a model that reads the tree can be nearly perfect, and the path
 between predicate and argument is a plausible reference for an explanation, not a proof of faithfulness. There is no
 gold mask. The trees are gold trees, where the paper's are predicted. ``--data-dir`` reads the licensed original
-(CoNLL-2009 English), with its predicted trees where the file has them.
+(CoNLL-2009 English). Of trees, tags and lemmas each, its predicted columns are read where all files have them, and its
+gold ones where none has: ``predicted_trees`` and so on in ``tasks.csv`` say which. Files that differ are refused unless
+``columns=gold`` or ``columns=predicted`` decides. A test file whose roles are held back is refused, since F1 against it
+is 0 whatever the model; with ``blind`` it is explained, what the model predicts stands for the roles, and F1 says how
+much of that is kept.
 
 **The models** are Marcheggiani & Titov's (EMNLP 2017): `srl-gnn` has two syntactic GCN layers and no BiLSTM,
 `srl-lstm` a BiLSTM and one layer. Their inputs are words and the predicate's place; tags and the predicate's lemma are
@@ -21,7 +25,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -35,15 +38,18 @@ from torch.nn import functional as F
 
 from attribench.arrays import file_checksum
 from attribench.errors import UserError
+from attribench.graphs import GraphBatch
 from attribench.method import config, untracked
 from attribench.output import SequenceLabelling
 from attribench.registry import TASKS
 from attribench.seeds import generator
 from attribench.task import Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
 
+from .columns import GOLD, Columns, check_labels, choose, is_blind
 from .conll import Sentence, read_conll
 from .glove import load_vectors
-from .graphs import Vocabulary, make_split, tags, tree
+from .graphs import Vocabulary, make_split
+from .lookups import lookups
 from .model import RoleLabeller
 
 logger = logging.getLogger(__name__)
@@ -81,6 +87,10 @@ class SRLConfig:
     train_file: str = Field("train.conll09.gz", description="name of the training file in the folder")
     validation_file: str = Field("dev.conll09.gz", description="name of the development file")
     test_file: str = Field("test.conll09.gz", description="name of the test file")
+    columns: Literal["auto", "gold", "predicted"] = Field(
+        "auto", description="trees, tags and lemmas; auto: predicted where every file has them, gold where none has"
+    )
+    blind: bool = Field(False, description="explain a test file without roles: the predictions stand for them")
     vectors_file: str = Field(
         "", description="GloVe text file in the folder; the bundled ones, of UDS-EWT's words, where empty"
     )
@@ -95,6 +105,14 @@ class SRLConfig:
     edges: Literal["tree", "none", "shuffled"] = Field(
         "tree", description="none: a model of the same size that receives no message; shuffled: random heads"
     )
+
+    def __post_init__(self) -> None:
+        for name in ("train_file", "validation_file", "test_file", "vectors_file"):
+            value = getattr(self, name)
+            if Path(value).name != value:
+                raise UserError(
+                    f"expected {name} as the name of a file in the folder; got {value!r}: move the file there"
+                )
 
 
 @cache
@@ -153,7 +171,8 @@ class SemanticRoles(Task):
         """Return the files of the data and the vectors.
 
         Raises:
-            UserError: when a file is not there, malformed, or without any predicate, or no training word has a vector.
+            UserError: when a file is not there, malformed, or without any predicate, no training word has a vector, or
+                the files do not belong together.
         """
         sentences, words, _ = self._read()
         tokens = [form.lower() for sentence in sentences["train"] for form in sentence.form]
@@ -163,7 +182,22 @@ class SemanticRoles(Task):
             raise UserError(f"expected vectors of the words; {path}: none is of a training word: check the file")
         if covered < LEAST_COVERED:
             logger.warning("only %.0f%% of the training tokens have a word vector in %s", 100 * covered, path)
+        columns = self._columns(sentences)
+        if columns not in (GOLD, Columns("predicted", "predicted", "predicted")):
+            logger.warning("%s are read in %s", columns, self._files["train"].parent)
+        if is_blind(sentences["test"]):
+            logger.warning(
+                "%s is a blind test set (every APRED is _): what the model predicts stands for the roles, and F1 says "
+                "nothing of the truth",
+                self._files["test"],
+            )
         return dict(self._files)
+
+    def _columns(self, sentences: dict[str, list[Sentence]]) -> Columns:
+        """Return what is read of the files, which are found to belong together."""
+        columns = choose({self._files[name]: sentences[name] for name in SPLITS}, self.config.columns)
+        check_labels(self._files, sentences, columns, self.config.blind)
+        return columns
 
     def _read(self) -> tuple[dict[str, list[Sentence]], list[str], np.ndarray]:
         """Return the sentences of every split, and the words in them that have fixed vectors, with these."""
@@ -188,9 +222,10 @@ class SemanticRoles(Task):
     def build(self, seeds: TaskSeeds, workshop: Workshop) -> Problem:
         """Read the data, train the labeller, and choose the predicates that are explained."""
         settings, (sentences, words, vectors) = self.config, self._read()
+        columns, blind = self._columns(sentences), is_blind(sentences["test"])
         # What the model has not been trained on, it and the tables do not know.
         sentences["train"] = _sample(sentences["train"], self._profile("predicates"), seeds.data_seed)
-        vocabulary = Vocabulary.of(sentences["train"], words, LEAST)
+        vocabulary = Vocabulary.of(sentences["train"], words, LEAST, columns)
         shuffled = settings.edges == "shuffled"
         train, validation, test = (
             make_split(sentences[name], vocabulary, name, shuffled).to(workshop.device) for name in SPLITS
@@ -199,10 +234,17 @@ class SemanticRoles(Task):
 
         def fit() -> dict[str, float]:
             figures = self._train(model, train, validation, seeds.model_seed, workshop.track)
-            figures |= {"validation": f1(model, validation), "test": f1(model, test)}
-            return figures | lookups(sentences["train"], sentences["test"])
+            figures["validation"] = f1(model, validation)
+            if blind:
+                return figures
+            return {**figures, "test": f1(model, test), **lookups(sentences["train"], sentences["test"], columns)}
 
         figures = workshop.cached(model, fit)
+        if settings.data_dir:  # the bundled trees are gold
+            figures = figures | columns.figures()
+        if blind:
+            figures["blind_test"] = 1.0
+            test = Split(test.graphs, predict(model, test.graphs).argmax(1))
         splits = {
             "train": train,
             "validation": _explained(validation, settings.explained, "validation"),
@@ -276,11 +318,15 @@ class RecurrentRoles(SemanticRoles):
 
 
 @torch.no_grad()
+def predict(model: RoleLabeller, graphs: GraphBatch, max_edges: int = 50_000) -> Tensor:
+    """Return logits ``(N, roles)``."""
+    model.eval()
+    return torch.cat([model(part.batch) for part in graphs.parts(max_edges)])
+
+
 def f1(model: RoleLabeller, split: Split, max_edges: int = 50_000) -> float:
     """Return the labelled argument F1 (micro, without "O") over all predicates of a split."""
-    model.eval()
-    logits = torch.cat([model(part.batch) for part in split.graphs.parts(max_edges)])
-    return SequenceLabelling().metric(logits, split.labels, split.graphs)
+    return SequenceLabelling().metric(predict(model, split.graphs, max_edges), split.labels, split.graphs)
 
 
 def bucketed(sizes: Tensor, batch_tokens: int, draw: torch.Generator) -> list[Tensor]:
@@ -328,43 +374,3 @@ def _explained(split: Split, count: int, name: str) -> Split:
     """Return ``count`` graphs at random, in their order: the same for every seed."""
     order = torch.randperm(split.graphs.num_graphs, generator=generator("srl explained", name))
     return split.select(order[:count].sort().values.to(split.graphs.device))
-
-
-def lookups(train: Sequence[Sentence], test: Sequence[Sentence]) -> dict[str, float]:
-    """Return the F1 on test of two tables made from the training sentences, which know no tree or only one arc of it.
-
-    A table gives every token the most frequent role of training tokens with the same offset from the predicate and the
-    same tag, or with the same relation to it (that of the arc between the two, and its direction).
-    """
-    figures = {}
-    for name, describe in (("lookup_offset_and_tag", _offset_and_tag), ("lookup_relation", _relation)):
-        counts: dict[Any, Counter[str]] = defaultdict(Counter)
-        for what, role in _described(train, describe):
-            counts[what][role] += 1
-        table = {what: found.most_common(1)[0][0] for what, found in counts.items()}
-        right = predicted = there = 0
-        for what, role in _described(test, describe):
-            guess = table.get(what, "_")
-            right += guess == role != "_"
-            predicted += guess != "_"
-            there += role != "_"
-        figures[name] = 2 * right / max(1, predicted + there)
-    return figures
-
-
-def _described(sentences: Sequence[Sentence], describe: Any) -> Any:
-    for sentence in sentences:
-        for predicate, roles in zip(sentence.predicates, sentence.roles, strict=True):
-            for token, role in enumerate(roles):
-                yield describe(sentence, token, predicate), role
-
-
-def _offset_and_tag(sentence: Sentence, token: int, predicate: int) -> tuple[int, str]:
-    return token - predicate, tags(sentence)[token]
-
-
-def _relation(sentence: Sentence, token: int, predicate: int) -> tuple[str, str]:
-    heads, relations = tree(sentence)
-    if heads[token] == predicate + 1:
-        return "along", relations[token]
-    return ("against", relations[predicate]) if heads[predicate] == token + 1 else ("far", "")
