@@ -16,6 +16,7 @@ from .errors import UserError
 from .store import write_atomically
 
 KEPT = ("comparison", "scores", "tasks")
+END_MARK = "†"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -64,6 +65,14 @@ class Reference:
             return None
         value = self.value(run, method, figure, task)
         return None if math.isnan(value) else value
+
+    def mark(self, run: str, method: str, task: str) -> str:
+        """Return a mark where, for some cell, no threshold between keeping all and nothing did better on validation."""
+        table = self.table(run)
+        if "threshold_at_end" not in table:
+            return ""
+        rows = table[(table["method"] == method) & (table["task"] == task)]
+        return END_MARK if rows["threshold_at_end"].eq(True).any() else ""
 
     def lowest(self, run: str, method: str, figure: str, task: str) -> float:
         """Return the smallest value over the cells of a figure of the scores; a cell without one counts as 0."""
