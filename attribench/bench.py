@@ -146,7 +146,7 @@ class Bench:
         graphs = self.subject.train if phase == "fit" else self.graphs
         train = graphs.select(torch.arange(min(graphs.num_graphs, 32 * batch_size), device=self.device))
         batch = train.select(torch.arange(min(batch_size, train.num_graphs), device=self.device))
-        subject = Subject(self.subject.model, self.subject.output, train, batch, self.subject.num_layers)
+        subject = replace(self.subject, train=train, validation=batch)
 
         def work(steps: int) -> Callable[[], Any]:
             quiet = {name: value for name, value in kind.quick.items() if name != option}
