@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from .method import config as config
     from .model import GraphModel as GraphModel
     from .model import PyGModel as PyGModel
-    from .neighbourhoods import neighbourhoods as neighbourhoods
-    from .neighbourhoods import whole_graph as whole_graph
     from .noise import EdgeNoise as EdgeNoise
     from .output import Categorical as Categorical
     from .output import GraphClassification as GraphClassification
@@ -46,6 +44,8 @@ if TYPE_CHECKING:
     from .seeds import Seeds as Seeds
     from .seeds import derive as derive
     from .seeds import generator as generator
+    from .subgraphs import neighbourhoods as neighbourhoods
+    from .subgraphs import whole_graph as whole_graph
     from .task import Problem as Problem
     from .task import Split as Split
     from .task import Task as Task

@@ -22,10 +22,10 @@ from .gates import Gates, UnsupportedModelError, refuse_changed_graphs, watch_gr
 from .graphs import GraphBatch
 from .integrity import evaluating, module_state
 from .isolation import Watch
-from .neighbourhoods import check_neighbourhoods
 from .output import Output
 from .refusals import compiled
 from .seeds import generator
+from .subgraphs import check_neighbourhoods
 
 if TYPE_CHECKING:
     from .task import Problem, Split

@@ -254,7 +254,7 @@ class GraphClassification(Categorical):
 class NodeClassification(GraphClassification):
     """One class per graph, that of its target node; the model returns logits ``(N, C)`` of all nodes.
 
-    For the nodes of one big graph see :func:`~attribench.neighbourhoods.neighbourhoods`. The graph attribute
+    For the nodes of one big graph see :func:`~attribench.subgraphs.neighbourhoods`. The graph attribute
     ``target``, ``(G,)`` int64, numbers the target among the nodes of its graph. All else is as for classes of graphs.
     """
 

@@ -89,7 +89,7 @@ class LinkPrediction(BinaryClassification):
     """Are two nodes linked? One logit per graph, about the pair of nodes that the graph attribute ``pair`` names.
 
     ``pair`` is ``(G, 2)`` int64 and numbers the nodes within each graph; for the pairs of one big graph see
-    :func:`~attribench.neighbourhoods.neighbourhoods`. All else is as for one logit.
+    :func:`~attribench.subgraphs.neighbourhoods`. All else is as for one logit.
     """
 
     def check_logits(self, logits: Any, graphs: GraphBatch) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -275,3 +276,19 @@ def test_an_edited_plugin_runs_anew_and_an_unedited_one_does_not(
         run(edges=6, share="0.125", sources="{}")
     assert "share.txt': let sources() return it" in capsys.readouterr().err.replace("\n", " ")
     TASKS._entries.pop("mine", None)
+
+
+def test_the_face_gives_what_it_says_whatever_was_imported_before() -> None:
+    """A module of the package called like one of the names would take its place as soon as it is imported."""
+    import attribench
+
+    exports = attribench._exports()
+    assert len(exports) > 40
+    for name, module in exports.items():
+        defined = getattr(importlib.import_module(module), name)
+        assert getattr(attribench, name) is defined
+        assert f"attribench.{name}" not in sys.modules
+        assert importlib.util.find_spec(f"attribench.{name}") is None
+    assert set(exports) <= set(dir(attribench))
+    with pytest.raises(ImportError, match="nothing_of_this_name"):
+        from attribench import nothing_of_this_name  # noqa: F401
