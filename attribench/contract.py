@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import FastRGCNConv
 
-from .errors import UserError
-from .execution import FAULTS, first_line, raised_at
+from .errors import UserError, raised_at
+from .execution import FAULTS, first_line
 from .graphs import GraphBatch
 from .integrity import differences, fingerprint, graphs_digest
 from .method import Attribution, Method, Subject

@@ -7,13 +7,12 @@ import logging
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from .costs import PeakMemory, Stopwatch
-from .errors import Infeasible, Skipped, UserError
+from .errors import Infeasible, Skipped, UserError, raised_at
 from .gates import UnsupportedModelError
 from .integrity import differences, fingerprint, graphs_digest, shuffled
 from .method import Attribution, Method, Subject, untracked
@@ -223,19 +222,6 @@ def first_line(error: BaseException) -> str:
     if text and isinstance(error, Infeasible | Skipped | UserError):
         return text
     return f"{type(error).__name__}: {text or f'without a message, at {raised_at(error)}'}"
-
-
-def raised_at(error: BaseException) -> str:
-    """Return file and line where an error was raised, and the code there: ``models.py, line 7: assert x``.
-
-    Of libraries' code the caller is named, if there is one: that is where a user can mend something.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith("<")]
-    if not frames:
-        return "nowhere"
-    frame = (own or list(frames))[-1]
-    return f"{Path(frame.filename).name}, line {frame.lineno}: {(frame.line or '').strip()}".removesuffix(": ")
 
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:

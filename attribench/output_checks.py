@@ -59,10 +59,16 @@ def first_bad(labels: Tensor, good: Tensor, expected: str) -> str | None:
     return f"expected {expected} as every label; got {labels[tuple(position)].item()} at position {place}"
 
 
+def reshaped(labels: Tensor, shape: tuple[int, ...]) -> str:
+    """Return how labels get another shape."""
+    flat = len(shape) == 1 and labels.numel() == shape[0]
+    return "use labels.flatten()" if flat else "give one row per graph and a column per value"
+
+
 def check_bits(labels: Tensor, shape: tuple[int, ...]) -> str | None:
     """Return what keeps labels from being 0 or 1 (or bool) and of ``shape``, in one line, or None."""
     if labels.shape != shape:
-        return f"expected labels of shape {shape}; got {tuple(labels.shape)}: reshape them"
+        return f"expected labels of shape {shape}; got {tuple(labels.shape)}: {reshaped(labels, shape)}"
     if labels.is_floating_point() or labels.is_complex():
         return f"expected bool or integral labels; got {labels.dtype}: convert them with .long()"
     return first_bad(labels, (labels == 0) | (labels == 1), "0 or 1")

@@ -11,7 +11,7 @@ from torch import Tensor
 from .errors import Skipped, UserError
 from .graphs import GraphBatch
 from .output import Output
-from .output_checks import first_bad
+from .output_checks import first_bad, reshaped
 
 LEAST_ERROR = 1e-6
 """Error on validation, as a share of the largest label, below which it is rounding and no scale."""
@@ -120,7 +120,7 @@ class GraphRegression(Output):
         """Expect finite floating-point values, of the shape of the output."""
         shape = (len(rows),) if rows.shape[1] == 1 else tuple(rows.shape)
         if labels.shape != shape:
-            return f"expected labels of shape {shape}; got {tuple(labels.shape)}: reshape them"
+            return f"expected labels of shape {shape}; got {tuple(labels.shape)}: {reshaped(labels, shape)}"
         if not labels.is_floating_point():
             return f"expected floating-point labels; got {labels.dtype}: convert them with .float()"
         return first_bad(labels, labels.isfinite(), "a finite value")

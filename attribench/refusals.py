@@ -75,7 +75,7 @@ def _rewired(layer: MessagePassing, edges: Tensor, graphs: GraphBatch) -> Why:
         what = f"passes {given} messages where the graphs have {count} edges: some were dropped before it"
         return what, "pooling (TopKPooling, SAGPooling ...) after the last layer only, and no sampling of edges"
     if given == count and torch.equal(edges, mine.flip(0)):
-        return "passes messages against the edges", "flow='target_to_source' in the layer, or edges turned in the data"
+        return "passes messages against the edges", "a layer with flow='target_to_source' for that direction"
     if given == count and torch.equal(_sorted(edges), _sorted(mine)):
         return "passes messages over the edges in another order", "data.coalesce() before the batch is made"
     if given > count:

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from .errors import UserError
+from .errors import UserError, raised_at
 from .method import Method
 from .seeds import derive
 from .settings import split_names
@@ -120,4 +120,5 @@ def load_plugin(source: str) -> None:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"expected an importable plugin; {source!r} raised {type(error).__name__}: {error}") from error
+        what = f"{type(error).__name__}: {error} (at {raised_at(error)})"
+        raise UserError(f"expected an importable plugin; {source!r} raised {what}") from error

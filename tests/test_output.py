@@ -240,7 +240,7 @@ def test_right_labels_pass() -> None:
     for column in (torch.zeros(2), torch.zeros(2, 1)):
         assert BinaryClassification().check_labels(torch.tensor([True, False]), column, GRAPHS) is None
         assert GraphRegression().check_labels(torch.tensor([0.5, 2]), column, GRAPHS) is None
-        assert "reshape" in str(GraphRegression().check_labels(torch.zeros(2, 1), column, GRAPHS))
+        assert "flatten" in str(GraphRegression().check_labels(torch.zeros(2, 1), column, GRAPHS))
     assert "0 or 1 as every label; got 2" in str(
         BinaryClassification().check_labels(torch.tensor([0, 2]), torch.zeros(2), GRAPHS)
     )
