@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch_geometric.nn import MessagePassing
 
 from .errors import UserError
-from .gates import Gates, UnsupportedModelError, refuse_changed_graphs, watch_graphs
+from .gates import Gates, Recording, UnsupportedModelError, refuse_changed_graphs, watch_graphs
 from .graphs import GraphBatch
 from .integrity import evaluating, module_state
 from .isolation import Watch
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 MOST = 32
 """Graphs of a split on which isolation, invariance, reach and gradients are tried."""
+
+LEVELS_TRIED = (1.0, 0.5, 0.1, 0.01)
+"""Values of all gates at which a gradient is looked for."""
 
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-8}
 """How far a graph's output alone may be from that in a batch, of the largest absolute output."""
@@ -339,16 +342,23 @@ def _reach(problem: Problem, gates: Gates, samples: dict[str, GraphBatch]) -> tu
                     changes.add(k)
         with torch.no_grad():
             _check_closed(problem.output, name, recording.logits, recording.forward(recording.ones() * 0), graphs)
-        draw = generator("examination", "reach")
-        weights = torch.rand(recording.logits.shape, generator=draw, dtype=torch.float64).to(recording.logits)
-        for level in (1.0, 0.5):
-            z = (recording.ones() * level).requires_grad_()
-            logits = recording.forward(z)
-            if logits.requires_grad:
-                (gradient,) = torch.autograd.grad((logits * weights).sum(), z, allow_unused=True)
-                if gradient is not None:
-                    gradients |= {k for k in layers if bool((gradient[k] != 0).any())}
+        gradients |= _layers_with_gradient(recording)
     return sorted(set(layers) - changes - gradients), sorted(changes - gradients)
+
+
+def _layers_with_gradient(recording: Recording) -> set[int]:
+    """Return the layers whose gates get a gradient somewhere: where all are open a sound model may be saturated."""
+    draw = generator("examination", "reach")
+    weights = torch.rand(recording.logits.shape, generator=draw, dtype=torch.float64).to(recording.logits)
+    reached: set[int] = set()
+    for level in LEVELS_TRIED:
+        z = [row.requires_grad_() for row in (recording.ones() * level).unbind()]
+        logits = recording.forward(z)
+        if not logits.requires_grad:
+            continue
+        found = torch.autograd.grad((logits * weights).sum(), z, allow_unused=True)
+        reached |= {k for k, gradient in enumerate(found) if gradient is not None and bool((gradient != 0).any())}
+    return reached
 
 
 def _check_closed(output: Output, name: str, reference: Tensor, logits: Tensor, graphs: GraphBatch) -> None:

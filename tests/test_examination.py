@@ -604,6 +604,18 @@ class PartlyFrozen(Model):
         return torch.cat([h[:, :7].detach(), h[:, 7:]], 1).tanh()
 
 
+class Saturated(Model):
+    """Where all gates are open, more arrives than it can tell."""
+
+    def between(self, h: Tensor) -> Tensor:
+        return (h.abs() * 1e3).clamp(max=20).tanh()
+
+
+class Rounded(Model):
+    def between(self, h: Tensor) -> Tensor:
+        return h.round()
+
+
 class Unread(Model):
     """The second layer's messages are of no use."""
 
@@ -620,6 +632,8 @@ class Unread(Model):
         (NoGradient, [0, 1], []),
         (Hard, [0], []),
         (PartlyFrozen, [], []),
+        (Saturated, [], []),
+        (Rounded, [0], []),
         (Unread, [], [1]),
     ],
 )
