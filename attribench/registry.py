@@ -8,12 +8,14 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from .errors import UserError, raised_at
 from .method import Method
+from .reading import files_read
 from .seeds import derive
 from .settings import split_names
 from .task import Task
@@ -91,12 +93,25 @@ class Registry(Generic[T]):
         for module in pkgutil.iter_modules(package.__path__):
             if not module.name.startswith("_"):
                 importlib.import_module(f"{self.group}.{module.name}")
-        for entry in entry_points(group=self.group):
-            self.register(entry.load())
+        with _noted():
+            for entry in entry_points(group=self.group):
+                self.register(entry.load())
 
 
 METHODS: Registry[Method] = Registry("method", "attribench.methods")
 TASKS: Registry[Task] = Registry("task", "attribench.tasks")
+
+
+read_by_plugins: dict[str, Path] = {}
+"""Files that plugins read while they were imported; what is in them decides results as code does."""
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
+    """Note what is read."""
+    with files_read() as read:
+        yield
+    read_by_plugins.update({path: Path(path) for path in read})
 
 
 def load_plugin(source: str) -> None:
@@ -114,9 +129,11 @@ def load_plugin(source: str) -> None:
                 raise UserError(f"expected a plugin file; found none at {source!r}: check the path")
             module = importlib.util.module_from_spec(spec)
             sys.modules[name] = module
-            spec.loader.exec_module(module)
+            with _noted():
+                spec.loader.exec_module(module)
         else:
-            importlib.import_module(source)
+            with _noted():
+                importlib.import_module(source)
     except UserError:
         raise
     except (Exception, SystemExit) as error:

@@ -25,7 +25,7 @@ from .method import Attribution, untracked
 from .plan import Cell, Grounds, Item, Plan, git_commit
 from .reading import checksums
 from .records import StoredScores
-from .registry import METHODS, TASKS
+from .registry import METHODS, TASKS, read_by_plugins
 from .scoring import Judge, Scores, score_method
 from .settings import as_dict
 from .store import (
@@ -97,6 +97,7 @@ class Runner:
         self.device = torch.device(plan.device)
         self._built: tuple[Grounds, Problem | BaseException] | None = None
         self._checksums: dict[str, dict[str, str]] = {}
+        self._read_by_plugins = sorted(checksums(read_by_plugins).values())
 
     def problem_content(self, grounds: Grounds) -> dict[str, Any]:
         """Return what decides a problem."""
@@ -105,6 +106,7 @@ class Runner:
             "task_config": as_dict(self.configs[grounds.task]),
             "code": code_digest("attribench.task", *plugin_modules(TASKS[grounds.task])),
             "data": self._sources(grounds.task),
+            "read_by_plugins": self._read_by_plugins,
             "data_seed": grounds.data_seed,
             "model_seed": grounds.model_seed,
             "versions": library_versions(),

@@ -19,6 +19,7 @@ from attribench.cli import main
 from attribench.closure import code_digest, modules_reached, plugin_modules
 from attribench.execution import Job
 from attribench.reading import files_read, refuse_undeclared, unwatched
+from attribench.registry import read_by_plugins
 from attribench.scoring import score_method
 from attribench.settings import make_config
 from attribench.task import build_problem, without_cache
@@ -207,6 +208,8 @@ from torch_geometric.nn import GraphConv
 from attribench import TASKS, GraphBatch, GraphClassification, GraphModel, Problem, Split, Task, generator
 from closure_sample_e2e import EDGES
 
+TOP = float((Path(__file__).parent / "top.txt").read_text())
+
 class Net(GraphModel):
     def __init__(self):
         super().__init__()
@@ -231,7 +234,7 @@ class Mine(Task):
     def build(self, seeds, workshop):
         share = float(DATA.read_text())
         splits = {n: split(n) for n in ("train", "validation", "test")}
-        return Problem(Net(), GraphClassification(), splits, figures={"share": share})
+        return Problem(Net(), GraphClassification(), splits, figures={"share": share, "top": TOP})
 '''
 
 
@@ -242,17 +245,21 @@ def test_an_edited_plugin_runs_anew_and_an_unedited_one_does_not(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
-    def run(edges: int = 5, share: str = "0.5", sources: str = '{"share": DATA}') -> tuple[int, list[float], int]:
+    def run(
+        edges: int = 5, share: str = "0.5", sources: str = '{"share": DATA}', top: str = "5"
+    ) -> tuple[int, list[float], int]:
         """Write the files and run; return exit code, shares and edges in the tables, and cells that were made."""
         for registry in (METHODS, TASKS):
             list(registry)
         TASKS._entries.pop("mine", None)
+        read_by_plugins.clear()
         for name in [n for n in sys.modules if n == "closure_sample_e2e" or n.startswith("attribench_plugin")]:
             del sys.modules[name]
         for function in ("code_digest", "_read"):
             getattr(importlib.import_module("attribench.closure"), function).cache_clear()
         importlib.invalidate_caches()
         data.write_text(share)
+        (tmp_path / "top.txt").write_text(top)
         helper.write_text(f"EDGES = {edges}\n")
         (tmp_path / "p.py").write_text(TASK.replace("SOURCES", sources).replace("DATA", f"Path({str(data)!r})"))
         there = set((tmp_path / "r" / "cells").glob("*"))
@@ -263,7 +270,9 @@ def test_an_edited_plugin_runs_anew_and_an_unedited_one_does_not(
             main()
         new = set((tmp_path / "r" / "cells").glob("*")) - there
         edges_seen = pd.read_csv("r/per_graph.csv").query("method == 'erasure-greedy'")["edges"].iloc[0]
-        found = [edges_seen, *pd.read_csv("r/tasks.csv")["share"]]
+        tasks = pd.read_csv("r/tasks.csv")
+        assert list(tasks["top"]) == [float(top)]
+        found = [edges_seen, *tasks["share"]]
         return int(ended.value.code or 0), list(map(float, found)), len(new)
 
     assert run() == (0, [5, 0.5], 2)
@@ -271,6 +280,7 @@ def test_an_edited_plugin_runs_anew_and_an_unedited_one_does_not(
     assert run(edges=6) == (0, [6, 0.5], 2)
     assert run(edges=6, share="0.25") == (0, [6, 0.25], 2)
     assert run(edges=6, share="0.25") == (0, [6, 0.25], 0)
+    assert run(edges=6, share="0.25", top="7") == (0, [6, 0.25], 2)  # which is read where the plugin is imported
     capsys.readouterr()
     with pytest.raises((KeyError, IndexError)):  # no figures for a table
         run(edges=6, share="0.125", sources="{}")
