@@ -140,7 +140,12 @@ def _is_text(node: ast.AST) -> bool:
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
     """Yield the names of the modules that a module imports, and of the packages around them."""
     for node in _executed(tree):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Call) and node.args and _is_import_call(node.func):
+            first = node.args[0]
+            name = first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else FACE
+            if name.partition(".")[0] not in ("", FACE):  # what the harness loads by name is no part of a result
+                yield from _with_parents(name)
+        elif isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _exports().values() if alias.name == FACE else _with_parents(alias.name)
         elif isinstance(node, ast.ImportFrom):
@@ -149,6 +154,12 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
             base = ".".join(part for part in (around, node.module) if part)
             for alias in node.names:
                 yield from _imported(base, alias.name)
+
+
+def _is_import_call(function: ast.AST) -> bool:
+    """Say whether this is ``import_module``, by whatever path, or ``__import__``."""
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name in ("import_module", "__import__")
 
 
 def _imported(base: str, name: str) -> Iterator[str]:

@@ -19,7 +19,8 @@ from torch_geometric.nn import MessagePassing
 
 from .errors import UserError
 from .gates import Gates, Recording, UnsupportedModelError, refuse_changed_graphs, watch_graphs
-from .graphs import GraphBatch
+from .graph_checks import check_batch
+from .graphs import LEVELS, GraphBatch
 from .integrity import evaluating, module_state
 from .isolation import Watch
 from .output import Output
@@ -106,6 +107,13 @@ def check_splits(problem: Problem) -> None:
         graphs = problem.splits[name].graphs
         if not isinstance(graphs, GraphBatch):
             raise UserError(f"split {name!r}: expected a GraphBatch; got {type(graphs).__name__}: use from_data_list")
+        if not isinstance(problem.splits[name].labels, Tensor):
+            got = type(problem.splits[name].labels).__name__
+            raise UserError(f"split {name!r}: expected labels as a tensor; got {got}: use torch.as_tensor(labels)")
+        try:
+            check_batch(graphs)  # once more: it may have been changed since
+        except UserError as error:
+            raise UserError(f"split {name!r}: {error}") from None
         if not graphs.num_graphs:
             raise UserError(f"split {name!r}: expected at least one graph; got none: make it larger")
         if not graphs.num_edges:
@@ -159,7 +167,7 @@ def sample(graphs: GraphBatch) -> GraphBatch:
 def _plain_outputs(problem: Problem, name: str, max_edges: int) -> list[Tensor]:
     """Return the outputs of a split, a part at a time, once they are what the problem's ``output`` expects."""
     split, output = problem.splits[name], problem.output
-    parts = [(part, problem.model(part.batch)) for part in split.graphs.parts(max_edges)]
+    parts = [(part, _kept(problem.model(part.batch))) for part in split.graphs.parts(max_edges)]
     for part, logits in parts:
         if not isinstance(logits, Tensor):
             raise UserError(f"expected a tensor from the model; got {type(logits).__name__}: return its output alone")
@@ -183,6 +191,11 @@ def _plain_outputs(problem: Problem, name: str, max_edges: int) -> list[Tensor]:
     return [logits for _, logits in parts]
 
 
+def _kept(output: Any) -> Any:
+    """Return an output that the model cannot write into again."""
+    return output.clone() if isinstance(output, Tensor) else output
+
+
 def _pooling_hint(logits: Tensor, graphs: GraphBatch) -> str:
     """Return a hint for the usual reason for too few rows: PyG's pooling counts graphs by the nodes that they have."""
     without_nodes = int(graphs.num_nodes_per_graph[-1]) == 0
@@ -193,8 +206,10 @@ def _pooling_hint(logits: Tensor, graphs: GraphBatch) -> str:
 def _check_repetition(model: nn.Module, graphs: GraphBatch, others: GraphBatch) -> None:
     """Two passes over the same graphs give the same, whatever came between and the state of the random generators."""
 
-    def passed(seed: int) -> Tensor:
-        with torch.random.fork_rng(devices=[graphs.device] if graphs.device.type == "cuda" else []):
+    devices = [graphs.device] if graphs.device.type == "cuda" else []
+
+    def passed(seed: int, grad: bool = False) -> Tensor:
+        with torch.set_grad_enabled(grad), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             output: Tensor = model(graphs)
             return output.clone()
@@ -207,9 +222,9 @@ def _check_repetition(model: nn.Module, graphs: GraphBatch, others: GraphBatch) 
     if not _same(first, again):
         raise UnsupportedModelError(
             f"expected the same output for the same graphs; {name} gives another one in the second pass: it keeps "
-            "something from pass to pass, or changes its graphs or weights"
+            "something from pass to pass, draws from a generator of its own, or changes its graphs or weights"
         )
-    if not _same(first, other):
+    if not (_same(first, other) and _same(passed(1, grad=True), passed(2, grad=True))):
         raise UnsupportedModelError(
             f"expected the same output for the same graphs in evaluation mode; {name} draws at random: give functions "
             "such as F.dropout and dropout_edge training=self.training"
@@ -220,11 +235,25 @@ def _check_independence(problem: Problem, name: str, graphs: GraphBatch) -> None
     """A graph alone gives what it gives in the batch."""
     model, output = problem.model, problem.output
     together, owner = model(graphs), output.row_graph(graphs)
-    tolerance = TOLERANCES.get(together.dtype, 1e-4) * max(1e-12, float(together.abs().max()))
+    scale = together.abs().reshape(len(together), -1).amax(0)  # of a column; one may hold the sign of a class left out
+    tolerance = TOLERANCES.get(together.dtype, 1e-4) * torch.maximum(scale, scale.median()).clamp(min=1e-12)
     for graph in range(graphs.num_graphs):
-        alone, here = model(graphs.select(torch.tensor([graph], device=graphs.device))), together[owner == graph]
-        gap = float((alone - here).abs().max()) if alone.shape == here.shape and len(alone) else 0.0
-        if alone.shape != here.shape or gap > tolerance:
+        here = together[owner == graph]
+        try:
+            alone = model(graphs.select(torch.tensor([graph], device=graphs.device)))
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"split {name!r}: expected an output for a graph alone; {type(error).__name__}: {error}: "
+                f"{_suspect(model)}"
+            ) from error
+        if alone.shape != here.shape:
+            raise UnsupportedModelError(
+                f"split {name!r}: expected an output of shape {tuple(here.shape)} for a graph alone, as in a batch; "
+                f"got {tuple(alone.shape)}: let no shape depend on the batch"
+            )
+        gaps = (alone - here).abs().reshape(len(alone), -1)
+        if bool((gaps > tolerance).any()):
+            gap = float(gaps.max())
             raise UnsupportedModelError(
                 f"split {name!r}: expected a graph to give the same output alone and in a batch; one differs by "
                 f"{gap:.3g}, the largest output being {float(together.abs().max()):.3g}: {_suspect(model)}"
@@ -253,16 +282,33 @@ def _modules_from_outside(problem: Problem) -> str | None:
     """Return which module runs without being part of the model: its messages and weights are out of reach."""
     model, found = problem.model, dict[int, nn.Module]()
 
+    calls: list[int] = []
+
     def note(module: nn.Module, inputs: Any) -> None:
         found[id(module)] = module
+        calls[-1] += isinstance(module, MessagePassing)
 
     handle = register_module_forward_pre_hook(note)
     try:
         for name in SPLITS:
-            first = problem.splits[name].graphs
-            model(first.select(torch.arange(1, device=first.device)))
+            graphs = problem.splits[name].graphs
+            for _ in range(2):
+                calls.append(0)
+                first = graphs.select(torch.arange(1, device=graphs.device))
+                names = [list(getattr(first, level)) for level in LEVELS]
+                model(first)
+                if names != [list(getattr(first, level)) for level in LEVELS]:
+                    return (
+                        f"expected a model that leaves the graphs as they are; {type(model).__name__} adds to their "
+                        "tensors: keep it in variables"
+                    )
     finally:
         handle.remove()
+    if calls[::2] != calls[1::2]:
+        return (
+            f"expected as many message-passing calls in every pass; {type(model).__name__} made {calls[0]} and then "
+            f"{calls[1]} for the same graph: keep nothing from pass to pass"
+        )
     known = set(map(id, model.modules()))
     for module in (module for key, module in found.items() if key not in known):
         if isinstance(module, MessagePassing) or any(True for _ in module.parameters()):

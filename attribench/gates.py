@@ -214,6 +214,7 @@ class Gates:
             )
         own_gates = torch.stack([gate.reshape(-1) for gate in own]) if own else None
         watch = current.watch
+        logits = logits.clone() if isinstance(logits, Tensor) else logits  # the model may write into it again
         return Recording(self, graphs, state, logits, tuple(current.calls), own_gates, frozenset(watch.copies))
 
     def stream(self, graphs: GraphBatch, max_edges: int) -> Stream:

@@ -135,10 +135,6 @@ class GraphBatch:
         """Return the positions in this batch of the nodes that :meth:`select` of ``index`` keeps, in its order."""
         return _ranges(self.node_ptr, index)[0]
 
-    def with_graph_tensor(self, name: str, value: Tensor) -> GraphBatch:
-        """Return the batch with a named tensor ``(G, ...)`` of its graphs added or replaced."""
-        return self._derive(graph={**self.graph, name: value})
-
     def reorder_edges(self, order: Tensor) -> GraphBatch:
         """Return the batch with its edges in ``order`` ``(E,)``, which must keep every graph's edges together."""
         if not torch.equal(self.edge_graph[order], self.edge_graph):

@@ -15,7 +15,7 @@ from typing import Any
 from .arrays import file_checksum
 from .errors import UserError
 
-_CODE = {".py", ".pyc", ".pyi", ".so", ".pyd", ".dll", ".pth"}
+_CODE = {".py", ".pyc", ".pyi", ".so", ".pyd", ".dll"}
 _SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/lib", "/usr/lib", "/usr/share/locale", "/usr/share/zoneinfo")
 _WATCHED: ContextVar[_Watched | None] = ContextVar("_WATCHED", default=None)
 
@@ -106,7 +106,8 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     if not isinstance(path, str | bytes | os.PathLike):
         return
     name = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - called for every file
-    reads = not (set(mode) & set("wax")) if isinstance(mode, str) else not flags & (os.O_WRONLY | os.O_CREAT)
+    writes = bool(set(mode) & set("wx")) if isinstance(mode, str) else bool(flags & (os.O_WRONLY | os.O_CREAT))
+    reads = not writes and mode != "a" and mode != "ab"
     if not reads:
         watched.written.add(name)
     elif name not in watched.written and not _aside(name):
@@ -121,6 +122,6 @@ def _own_folders() -> tuple[str, ...]:
 
 def _aside(name: str) -> bool:
     """Say whether a file is code, or the system's."""
-    if os.path.splitext(name)[1] in _CODE or os.path.isdir(name):  # noqa: PTH112, PTH122 - called for every file
+    if os.path.splitext(name)[1] in _CODE or not os.path.isfile(name):  # noqa: PTH113, PTH122 - called for every file
         return True
     return any(name.startswith(folder + os.sep) for folder in _own_folders())

@@ -23,7 +23,7 @@ from .errors import StorageError, UserError
 from .execution import FAULTS, Job, Outcome, first_line, smaller_passes, status_of
 from .method import Attribution, untracked
 from .plan import Cell, Grounds, Item, Plan, git_commit
-from .reading import checksums
+from .reading import checksums, files_read, refuse_undeclared
 from .records import StoredScores
 from .registry import METHODS, TASKS, read_by_plugins
 from .scoring import Judge, Scores, score_method
@@ -152,10 +152,12 @@ class Runner:
                 return self.cache.load_or_train(content, model, train)
 
             workshop = Workshop(self.device, cached, self.track)
-            task, seeds = TASKS[grounds.task](self.configs[grounds.task]), TaskSeeds(*grounds.seeds)
             stored = self.load_grounds(grounds)
             try:
-                built = build_problem(task, seeds, workshop)
+                with files_read() as read:
+                    task = TASKS[grounds.task](self.configs[grounds.task])
+                refuse_undeclared(task.name, read, task.sources() if read else {})
+                built = build_problem(task, TaskSeeds(*grounds.seeds), workshop)
                 self._built = (grounds, replace(built, known=stored.findings if stored else None))
             except FAULTS as error:
                 self._built = (grounds, error)

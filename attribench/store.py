@@ -324,8 +324,10 @@ class ModelCache:
         with unwatched() as watched, FileLock(self.folder / f"{key}.lock"):  # the cache is no source of the task's
             figures = self._load(self.folder / key, model)
             if figures is None:
+                before = _plain_state(model)
                 with watched():
                     figures = train()
+                _refuse_what_is_not_kept(before, _plain_state(model))
                 self._save(self.folder / key, model, figures)
         return figures
 
@@ -361,6 +363,29 @@ class ModelCache:
             _dump_checked(draft / "model.json", {"checksum": checksum, "figures": figures})
 
         write_atomically(path, write)
+
+
+def _plain_state(model: GraphModel) -> dict[str, Any]:
+    """Return what a model holds beside parameters and buffers and could have learned: numbers and loose weights."""
+    state: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            where = f"{path}.{name}".lstrip(".")
+            if isinstance(value, bool | int | float | str) and name != "training":
+                state[where] = value
+            elif isinstance(value, Tensor) and value.is_leaf and value.requires_grad:
+                state[where] = value._version
+    return state
+
+
+def _refuse_what_is_not_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Raise UserError where training changed what a kept model would have lost."""
+    changed = [name for name in after if name not in before or before[name] != after[name]]
+    if changed:
+        raise UserError(
+            f"expected training to change parameters and buffers alone, which are kept; it changed {changed[0]!r}, "
+            "too: make it an nn.Parameter, or use register_buffer"
+        )
 
 
 class _Trained(BaseModel):

@@ -208,4 +208,7 @@ def build_problem(task: Task, seeds: TaskSeeds, workshop: Workshop) -> Problem:
         refuse_undeclared(task.name, read, task.sources())
     if not isinstance(problem, Problem):
         raise UserError(f"{task.name}: expected build() to return a Problem; got {type(problem).__name__}: return one")
+    if not isinstance(problem.output, Output):
+        got = getattr(problem.output, "__name__", type(problem.output).__name__)
+        raise UserError(f"{task.name}: expected an output such as GraphClassification(); got {got}: call it")
     return replace(problem, output=fitted_output(problem, MAX_EDGES))

@@ -57,7 +57,8 @@ BASE = {
     "closure_sample/sibling.py": "import closure_sample.deep.er\n",
     "closure_sample/deep/__init__.py": "",
     "closure_sample/deep/er.py": "def f():\n    from closure_sample import late\n    return late\n",
-    "closure_sample/late.py": "import closure_sample_beside\n",
+    "closure_sample/late.py": "import closure_sample_beside\n__import__('closure_sample.byname')\n",
+    "closure_sample/byname.py": "BY = 1\n",
     "closure_sample_beside.py": "import numpy as np\nfrom attribench import Task\nY = 1\n",
     "closure_sample/typing_only.py": "Z = 1\n",
     "closure_sample/other.py": "OTHER = 1\n",
@@ -72,6 +73,7 @@ EDITS = {
     "the package around it": {"closure_sample/deep/__init__.py": "x = 1\n"},
     "a module imported in a function": {"closure_sample/late.py": "import closure_sample_beside\nx = 1\n"},
     "a helper module beside": {"closure_sample_beside.py": BASE["closure_sample_beside.py"] + "x = 2\n"},
+    "a module imported by name": {"closure_sample/byname.py": "BY = 2\n"},
     "another name of a library": {"closure_sample_beside.py": "import scipy\nfrom attribench import Task\nY = 1\n"},
 }
 SAME = {

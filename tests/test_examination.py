@@ -386,6 +386,38 @@ class Attends(Model):
         return h * h.sum(1).softmax(0)[:, None] * 10
 
 
+class DropsWithGradients(Model):
+    def between(self, h: Tensor) -> Tensor:
+        return F.dropout(h, 0.5, training=torch.is_grad_enabled())
+
+
+class Memoises(Model):
+    """Passes the first layer's messages once for a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[tuple[int, ...], Tensor] = {}
+
+    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
+        key = tuple(graphs.graph_key.tolist())
+        if key not in self.known:
+            self.known[key] = self.first(graphs["x"], graphs.edge_index).tanh()
+        return self.read(self.second(self.known[key], graphs.edge_index), graphs)
+
+
+class KeepsInGraphs(Model):
+    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
+        graphs.node["seen"] = graphs["x"]
+        return super().decode(graphs, state)
+
+
+class HugeColumn(AcrossGraphs):
+    """A column that is huge does not hide what the others do."""
+
+    def read(self, h: Tensor, graphs: GraphBatch) -> Tensor:
+        return F.pad(super().read(h, graphs), (0, 1), value=-1e9)
+
+
 class Varies(Model):
     """As many layers as the first graph has nodes."""
 
@@ -408,6 +440,10 @@ REFUSED: dict[str, tuple[Callable[[], GraphModel], str]] = {
     "mean over the batch": (AcrossGraphs, "same output alone and in a batch; .* batch=graphs.batch"),
     "norm without a batch": (Normed, "perhaps 'norm', sees all graphs at once"),
     "softmax over the batch": (Attends, "same output alone and in a batch"),
+    "dropout while gradients are on": (DropsWithGradients, "DropsWithGradients draws at random"),
+    "remembers messages": (Memoises, "Memoises made 2 and then 1 for the same graph"),
+    "keeps what it knows in the graphs": (KeepsInGraphs, "KeepsInGraphs adds to their tensors"),
+    "a huge column": (HugeColumn, "same output alone and in a batch"),
     "number of layers": (Varies, "as many message-passing calls"),
 }
 
@@ -554,6 +590,41 @@ def test_splits_that_cannot_be_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         _ = problem(Model(), test=split).findings
     assert "\n" not in str(error.value)
+
+
+def test_graphs_that_were_changed_since_and_labels_that_are_no_tensor_are_named() -> None:
+    split = random_split("test")
+    first = int(split.graphs.edge_ptr[5]) - 1  # the last edge of graph 4
+    split.graphs.edge_index[0, first] = int(split.graphs.node_ptr[5])
+    with pytest.raises(UserError, match=r"split 'test': graph 4, edge .*: expected nodes from 0 to"):
+        _ = problem(Model(), test=split).findings
+    with pytest.raises(UserError, match="split 'test': expected labels as a tensor; got list"):
+        _ = problem(Model(), test=Split(SOUND.graphs, SOUND.labels.tolist())).findings  # type: ignore[arg-type]
+
+
+class Buffered(Model):
+    """Writes all outputs into one piece of memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = torch.zeros(100, 2)
+
+    def read(self, h: Tensor, graphs: GraphBatch) -> Tensor:
+        z = super().read(h, graphs)
+        if z.requires_grad:
+            return z
+        self.out[: len(z)] = z
+        return self.out[: len(z)]
+
+
+def test_an_output_that_is_written_again_stays_what_it_was() -> None:
+    tried = problem(Buffered())
+    graphs = tried.splits["test"].graphs
+    with tried.gates() as gates, torch.no_grad():
+        recording = gates.record(graphs)
+        closed = recording.forward(recording.ones() * 0)
+        assert not torch.equal(recording.logits, closed)
+        assert torch.equal(recording.logits, Model().eval()(graphs))
 
 
 def test_missing_splits_and_gold_are_named() -> None:
