@@ -371,7 +371,7 @@ def _plain_state(model: GraphModel) -> dict[str, Any]:
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             where = f"{path}.{name}".lstrip(".")
-            if isinstance(value, bool | int | float | str) and name != "training":
+            if isinstance(value, int | float) and not isinstance(value, bool):  # flags are set by libraries, too
                 state[where] = value
             elif isinstance(value, Tensor) and value.is_leaf and value.requires_grad:
                 state[where] = value._version

@@ -426,7 +426,7 @@ def long_sentence(tokens: int, predicates: int) -> Any:
     """Return a sentence whose every fifth token is a predicate with the next token as its argument."""
     places = [5 * i for i in range(predicates)]
     rows = [
-        f"w{i % 50}{'*' if i in places else ''} {i} {'root' if i == 0 else f'r{i % 9}'} "
+        f"{'of' if i % 2 else 'the'}{'*' if i in places else ''} {i} {'root' if i == 0 else f'r{i % 9}'} "
         + " ".join("A0" if i == p + 1 else "_" for p in places)
         for i in range(tokens)
     ]
