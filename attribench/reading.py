@@ -124,4 +124,6 @@ def _aside(name: str) -> bool:
     """Say whether a file is code, or the system's."""
     if os.path.splitext(name)[1] in _CODE or not os.path.isfile(name):  # noqa: PTH113, PTH122 - called for every file
         return True
+    if f"{os.sep}site-packages{os.sep}" in name or f"{os.sep}dist-packages{os.sep}" in name:
+        return True  # wherever packages are installed: a user's folder, the system's, one that a .pth file names
     return any(name.startswith(folder + os.sep) for folder in _own_folders())
