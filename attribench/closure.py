@@ -19,6 +19,9 @@ from pathlib import Path
 
 from .errors import UserError
 
+LONGEST_NAME = 200
+"""Characters of a text that may name a file; file systems refuse to be asked for much longer ones."""
+
 FACE = __name__.partition(".")[0]
 """The package whose names are imported from the modules that define them."""
 
@@ -51,7 +54,7 @@ def code_digest(*roots: str) -> str:
             code.add(installed)
             continue
         text, reached = _read(path, None if isinstance(item, Path) else str(item))
-        code.add(text)
+        code.add(f"{path.name} {text}")  # with its name: files that exchange their contents are an edit, too
         waiting += reached
     return hashlib.sha256("\n".join(sorted(code)).encode()).hexdigest()[:32]
 
@@ -119,7 +122,10 @@ def _read(path: Path, name: str | None) -> tuple[str, tuple[str | Path, ...]]:
     """Return the text of a file's syntax tree, and the modules and files that it reaches."""
     if path.suffix != ".py":  # compiled: by its bytes
         return hashlib.sha256(path.read_bytes()).hexdigest(), ()
-    tree = ast.parse(path.read_bytes())
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError:  # a file beside a plugin that is named and is no Python of this version
+        return hashlib.sha256(path.read_bytes()).hexdigest(), ()
     package = None if name is None else (name if path.name == "__init__.py" else name.rpartition(".")[0])
     reached: dict[str | Path, None] = dict.fromkeys(_imports(tree, package or ""))
     reached |= dict.fromkeys(_files_beside(tree, path, name))
@@ -187,7 +193,9 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
     while waiting:
         node = waiting.pop()
         yield node
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if isinstance(node, ast.If) and (
+            getattr(node.test, "id", "") == "TYPE_CHECKING" or getattr(node.test, "attr", "") == "TYPE_CHECKING"
+        ):
             waiting += node.orelse
         else:
             waiting += ast.iter_child_nodes(node)
@@ -206,7 +214,8 @@ def _files_beside(tree: ast.AST, path: Path, name: str | None) -> Iterator[Path]
     if name is not None and name.partition(".")[0] == FACE:
         return
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
-            file = path.parent / node.value
+        text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+        if text.endswith(".py") and len(text) < LONGEST_NAME and text.isprintable():
+            file = path.parent / text
             if file.is_file() and file.resolve() != path.resolve():
                 yield file

@@ -107,6 +107,18 @@ def test_what_is_imported_for_type_checkers_decides_nothing(write: Callable[[dic
     assert code_digest("closure_sample.task") != before
 
 
+def test_exchanged_contents_and_texts_that_name_no_file(write: Callable[[dict[str, str]], None]) -> None:
+    text = (
+        "from . import other, late\nx = '" + "a" * 300 + ".py'\nif not TYPE_CHECKING:\n    from . import typing_only\n"
+    )
+    write({**BASE, "closure_sample/task.py": "TYPE_CHECKING = False\n" + text, "closure_sample/late.py": "Y = 2\n"})
+    before = code_digest("closure_sample.task")
+    write({"closure_sample/late.py": BASE["closure_sample/other.py"], "closure_sample/other.py": "Y = 2\n"})
+    exchanged = code_digest("closure_sample.task")
+    write({"closure_sample/typing_only.py": "Z = 5\n"})
+    assert len({before, exchanged, code_digest("closure_sample.task")}) == 3
+
+
 def test_a_file_loaded_by_its_name_decides_too(write: Callable[[dict[str, str]], None]) -> None:
     text = "import importlib.util as u\nfrom pathlib import Path\n"
     text += 's = u.spec_from_file_location("closure_sample_h", Path(__file__).parent / "late.py")\n'
