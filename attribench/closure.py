@@ -59,7 +59,8 @@ def code_digest(*roots: str) -> str:
     return hashlib.sha256("\n".join(sorted(code)).encode()).hexdigest()[:32]
 
 
-def modules_reached(*roots: str) -> set[str]:
+@cache
+def modules_reached(*roots: str) -> frozenset[str]:
     """Return the names of the harness's and plugins' modules whose code is part of :func:`code_digest`."""
     seen: set[str] = set()
     waiting = list(roots)
@@ -70,7 +71,7 @@ def modules_reached(*roots: str) -> set[str]:
             continue
         seen.add(name)
         waiting += [item for item in _read(path, name)[1] if isinstance(item, str)]
-    return seen
+    return frozenset(seen)
 
 
 def plugin_modules(plugin: type[object]) -> tuple[str, ...]:

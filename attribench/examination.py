@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
-from torch_geometric.nn import MessagePassing
 
 from .errors import UserError
 from .gates import Gates, Recording, UnsupportedModelError, refuse_changed_graphs, watch_graphs
 from .graph_checks import check_batch
-from .graphs import LEVELS, GraphBatch
+from .graphs import GraphBatch
 from .integrity import evaluating, module_state
 from .isolation import Watch
 from .output import Output
 from .refusals import compiled
 from .seeds import generator
+from .strays import find_stray
 from .subgraphs import check_neighbourhoods
 
 if TYPE_CHECKING:
@@ -79,15 +78,16 @@ def examine(problem: Problem, max_edges: int) -> Findings:
     if reason is not None:
         raise UnsupportedModelError(reason)
     with evaluating(problem.model), torch.no_grad():
-        strangers = _modules_from_outside(problem)
+        # First of all, with graphs of its own: a model that keeps something does so in its first pass.
+        stray = find_stray(problem.model, (sample(problem.splits[name].graphs) for name in SPLITS))
         plain = {name: _plain_outputs(problem, name, max_edges) for name in SPLITS}
         samples = {name: sample(problem.splits[name].graphs) for name in SPLITS}
         _check_repetition(problem.model, samples["test"], samples["validation"])
         for name, batch in samples.items():
             _check_independence(problem, name, batch)
             _check_whole(problem, name, batch)
-    if strangers:
-        raise UnsupportedModelError(strangers)
+    if stray:
+        raise UnsupportedModelError(stray)
     with Gates(problem.model) as gates:
         _check_recorded(problem, gates, plain, max_edges)
         num_layers = _check_isolation(gates, samples)
@@ -278,47 +278,6 @@ def _check_whole(problem: Problem, name: str, graphs: GraphBatch) -> None:
             raise UserError(f"split {name!r}: {reason}")
 
 
-def _modules_from_outside(problem: Problem) -> str | None:
-    """Return which module runs without being part of the model: its messages and weights are out of reach."""
-    model, found = problem.model, dict[int, nn.Module]()
-
-    calls: list[int] = []
-
-    def note(module: nn.Module, inputs: Any) -> None:
-        found[id(module)] = module
-        calls[-1] += isinstance(module, MessagePassing)
-
-    handle = register_module_forward_pre_hook(note)
-    try:
-        for name in SPLITS:
-            graphs = problem.splits[name].graphs
-            for _ in range(2):
-                calls.append(0)
-                first = graphs.select(torch.arange(1, device=graphs.device))
-                names = [list(getattr(first, level)) for level in LEVELS]
-                model(first)
-                if names != [list(getattr(first, level)) for level in LEVELS]:
-                    return (
-                        f"expected a model that leaves the graphs as they are; {type(model).__name__} adds to their "
-                        "tensors: keep it in variables"
-                    )
-    finally:
-        handle.remove()
-    if calls[::2] != calls[1::2]:
-        return (
-            f"expected as many message-passing calls in every pass; {type(model).__name__} made {calls[0]} and then "
-            f"{calls[1]} for the same graph: keep nothing from pass to pass"
-        )
-    known = set(map(id, model.modules()))
-    for module in (module for key, module in found.items() if key not in known):
-        if isinstance(module, MessagePassing) or any(True for _ in module.parameters()):
-            return (
-                f"expected all layers as submodules of the model; {type(module).__name__} runs and is none, so that "
-                "its messages and weights are out of reach: put lists of layers into torch.nn.ModuleList"
-            )
-    return None
-
-
 def _check_recorded(problem: Problem, gates: Gates, plain: dict[str, list[Tensor]], max_edges: int) -> None:
     """The recorded pass, decode(encode(graphs)), gives what model(graphs) gives, on every graph."""
     for name in SPLITS:
@@ -368,6 +327,12 @@ def _check_gold(problem: Problem, num_layers: int) -> None:
                 f"split {name!r}: expected gold of shape {(num_layers, edges)}, or {(1, edges)} where only the union "
                 f"of the layers is known; got {tuple(gold.shape)}"
             )
+    shapes = {len(gold) for name in SPLITS if (gold := problem.splits[name].gold) is not None}
+    if len(shapes) > 1:
+        raise UserError(
+            f"expected gold of one kind; got ({num_layers}, E) in one split and (1, E) in another: give every layer's "
+            "for all, or the union of the layers (gold.any(0, keepdim=True))"
+        )
     with_gold = [name for name in SPLITS if problem.splits[name].gold is not None]
     if "test" in with_gold and "validation" not in with_gold:
         raise UserError("expected gold of the validation split, too, by which thresholds are chosen; got none")

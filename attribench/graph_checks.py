@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 
 from .errors import UserError
 
@@ -37,6 +37,8 @@ def check_data_list(graphs: Sequence[Any], levels: Mapping[str, Sequence[str]], 
     known: dict[tuple[str, str], Tensor] = {}
     for position, data in enumerate(graphs):
         where = f"graph {position}{_of(name)}"
+        if isinstance(data, Batch):
+            raise UserError(f"{where}: expected one graph; got a Batch of {data.num_graphs}: pass its to_data_list()")
         if not isinstance(data, Data):
             raise UserError(
                 f"{where}: expected a torch_geometric.data.Data; got {type(data).__name__}: pass graphs one by one, "
@@ -87,6 +89,8 @@ def _check_attribute(data: Data, key: str, level: str, length: int | None, where
     value = data[key]
     if not isinstance(value, Tensor | int | float | bool):
         raise UserError(f"{where}: expected a tensor as {key!r}; got {type(value).__name__}: convert it")
+    if isinstance(value, Tensor) and value.layout != torch.strided:
+        raise UserError(f"{where}: expected a dense tensor as {key!r}; got {value.layout}: use to_dense()")
     if length is not None and (not isinstance(value, Tensor) or not value.dim() or len(value) != length):
         got = tuple(value.shape) if isinstance(value, Tensor) else value
         raise UserError(f"{where}: expected {key!r} with {length} rows, one a {level}; got {got}: mend it")
@@ -100,7 +104,7 @@ def _check_alike(first: Tensor, data: Data, key: str, level: str, where: str) ->
     for what, mine, expected in pairs:
         if mine != expected:
             raise UserError(f"{where}: expected {key!r} of {what} {expected}, as in graph 0; got {mine}: convert it")
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    if not bool(torch.isfinite(value).all()):
         row, number = _first_not_finite(torch.atleast_1d(value))
         raise UserError(f"{where}: expected finite values of {key!r}; got {number} in row {row}: mend the data")
 
@@ -113,6 +117,7 @@ def check_batch(batch: GraphBatch) -> None:
     """Raise UserError unless the tensors of a batch are those of a disjoint union of graphs."""
     _check_pointers(batch)
     _check_lengths(batch)
+    _check_keys(batch)
     graph = torch.repeat_interleave(
         torch.arange(len(batch.graph_key), device=batch.edge_index.device), batch.edge_ptr.diff()
     )
@@ -125,7 +130,7 @@ def check_batch(batch: GraphBatch) -> None:
         _refuse_edge(f"graph {g}", at - int(batch.edge_ptr[g]), local, int(end[at] - first[at]))
     for level in ("node", "edge", "graph"):
         for key, value in getattr(batch, level).items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            if not bool(torch.isfinite(value).all()):
                 _refuse_value(batch, level, key, value)
 
 
@@ -155,13 +160,31 @@ def _check_lengths(batch: GraphBatch) -> None:
         raise UserError(f"expected edge_key of {lengths['edge']} entries; got {len(batch.edge_key)}")
     seen: set[str] = set(RESERVED)
     for level, length in lengths.items():
+        if not isinstance(getattr(batch, level), dict):
+            raise UserError(f"expected {level} as a dict of tensors; got {type(getattr(batch, level)).__name__}")
         for key, value in getattr(batch, level).items():
             if key in seen:
                 raise UserError(f"expected a name of its own for each tensor; got {key!r} twice: rename one")
             seen.add(key)
-            if not isinstance(value, Tensor) or not value.dim() or len(value) != length:
-                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            dense = isinstance(value, Tensor) and value.layout == torch.strided
+            if not dense or not value.dim() or len(value) != length:
+                got = tuple(value.shape) if dense else getattr(value, "layout", type(value).__name__)
                 raise UserError(f"expected {level} tensor {key!r} with {length} rows; got {got}: mend it")
+
+
+def _check_keys(batch: GraphBatch) -> None:
+    """Identities are what random draws and joined tables go by; a second one of a kind would share the first's."""
+    keys, counts = batch.graph_key.unique(return_counts=True)
+    if bool((counts > 1).any()):
+        raise UserError(f"expected a graph_key of its own for each graph; got {int(keys[counts > 1][0])} twice")
+    graph = torch.repeat_interleave(torch.arange(len(batch.edge_ptr) - 1).to(batch.edge_ptr), batch.edge_ptr.diff())
+    by_key = batch.edge_key.argsort(stable=True)
+    order = by_key[graph[by_key].argsort(stable=True)]
+    same = (batch.edge_key[order].diff() == 0) & (graph[order].diff() == 0)
+    if bool(same.any()):
+        at = order[1:][same][0]
+        key = int(batch.edge_key[at])
+        raise UserError(f"graph {int(graph[at])}: expected an edge_key of its own for each edge; got {key} twice")
 
 
 def _refuse_value(batch: GraphBatch, level: str, key: str, value: Tensor) -> NoReturn:
@@ -172,8 +195,9 @@ def _refuse_value(batch: GraphBatch, level: str, key: str, value: Tensor) -> NoR
     raise UserError(f"graph {graph}{inside}: expected finite values of {key!r}; got {number}: mend the data")
 
 
-def _first_not_finite(value: Tensor) -> tuple[int, float]:
+def _first_not_finite(value: Tensor) -> tuple[int, complex]:
     """Return row and value of the first entry that is no number."""
     flat = value.reshape(len(value), -1)
     row = int((~torch.isfinite(flat)).any(1).nonzero()[0, 0])
-    return row, float(flat[row][~torch.isfinite(flat[row])][0])
+    number: complex = flat[row][~torch.isfinite(flat[row])][0].item()
+    return row, number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -206,7 +206,7 @@ class GraphBatch:
 
     @staticmethod
     def from_data_list(
-        graphs: Sequence[Data],
+        graphs: Iterable[Data],
         node: Sequence[str] = ("x",),
         edge: Sequence[str] = (),
         graph: Sequence[str] = (),
@@ -221,6 +221,7 @@ class GraphBatch:
             UserError: for the first graph that lacks an attribute or edges, or has impossible ones; names graph, edge
                 and value.
         """
+        graphs = list(graphs)
         check_data_list(graphs, {"node": node, "edge": edge, "graph": graph}, name)
         device = graphs[0].edge_index.device
         nodes = torch.tensor([0, *(int(data.num_nodes or 0) for data in graphs)], device=device)

@@ -15,12 +15,15 @@ from torch.nn import functional as F
 
 from .errors import UserError
 from .graphs import GraphBatch
-from .output_checks import check_classes, check_nodes, check_target_class, check_target_column, first_bad
+from .output_checks import check_classes, check_nodes, check_target_class, check_target_column, first_bad, within_unit
 
 Level = Literal["graph", "node"]
 
 PROBABILITY_TOLERANCE = 1e-4
 """How far from 1 the sums of rows may be that are taken for probabilities, or the rounding of a coarser type."""
+
+LEAST_SURE = 0.1
+"""Values in [0, 1] that come nearer than this to both ends are taken for probabilities."""
 
 
 class Output(ABC):
@@ -215,7 +218,9 @@ class Categorical(Output):
         return check_classes(labels, rows.shape[1])
 
     def looks_like_probabilities(self, logits: Tensor) -> bool:
-        """Return whether no value is negative and every row sums to 1."""
+        """Return whether every row sums to 1, or all values are in [0, 1] and reach to both ends, as sigmoids do."""
+        if within_unit(logits) and float(logits.min()) < LEAST_SURE and float(logits.max()) > 1 - LEAST_SURE:
+            return True
         gaps = (logits.double().sum(-1) - 1).abs()
         tolerance = max(PROBABILITY_TOLERANCE, torch.finfo(logits.dtype).eps)
         return bool(len(logits) and (logits >= 0).all() and (gaps <= tolerance).all())

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from .errors import UserError
 from .graphs import GraphBatch
 from .output import Output
-from .output_checks import check_bits, check_nodes, check_target_class, check_target_column
+from .output_checks import check_bits, check_nodes, check_target_class, check_target_column, within_unit
 
 
 class BinaryClassification(Output):
@@ -169,8 +169,3 @@ def coin_divergence(reference: Tensor, logits: Tensor) -> Tensor:
     """Return KL(sigmoid(reference) || sigmoid(logits)), elementwise and in nats; finite for finite logits."""
     heads = reference.sigmoid() * (F.logsigmoid(reference) - F.logsigmoid(logits))
     return heads + (-reference).sigmoid() * (F.logsigmoid(-reference) - F.logsigmoid(-logits))
-
-
-def within_unit(logits: Tensor) -> bool:
-    """Return whether all values are in [0, 1]; logits that are 0 everywhere say nothing and are none."""
-    return bool(((logits >= 0) & (logits <= 1)).all() and logits.any())

@@ -72,3 +72,8 @@ def check_bits(labels: Tensor, shape: tuple[int, ...]) -> str | None:
     if labels.is_floating_point() or labels.is_complex():
         return f"expected bool or integral labels; got {labels.dtype}: convert them with .long()"
     return first_bad(labels, (labels == 0) | (labels == 1), "0 or 1")
+
+
+def within_unit(logits: Tensor) -> bool:
+    """Return whether all values are in [0, 1]; logits that are 0 everywhere say nothing and are none."""
+    return bool(((logits >= 0) & (logits <= 1)).all() and logits.any())

@@ -123,4 +123,7 @@ class GraphRegression(Output):
             return f"expected labels of shape {shape}; got {tuple(labels.shape)}: {reshaped(labels, shape)}"
         if not labels.is_floating_point():
             return f"expected floating-point labels; got {labels.dtype}: convert them with .float()"
-        return first_bad(labels, labels.isfinite(), "a finite value")
+        reason = first_bad(labels, labels.isfinite(), "a finite value")
+        if reason is None and len(labels) > 1 and bool((labels == labels[0]).all(0).any()):
+            reason = f"expected labels that differ, which R2 needs; got {labels[0].tolist()} for every graph"
+        return reason

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from .arrays import file_checksum
@@ -17,48 +18,59 @@ from .errors import UserError
 
 _CODE = {".py", ".pyc", ".pyi", ".so", ".pyd", ".dll"}
 _SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/lib", "/usr/lib", "/usr/share/locale", "/usr/share/zoneinfo")
-_WATCHED: ContextVar[_Watched | None] = ContextVar("_WATCHED", default=None)
+_HARNESS: ContextVar[bool] = ContextVar("_HARNESS", default=False)
+"""Whether it is the harness itself that reads, in this thread."""
+
+Read = dict[str, set[str]]
+"""Paths of files, and the modules that were being imported when they were read."""
 
 
 class _Watched:
     """Files that were opened, for reading and for writing."""
 
     def __init__(self) -> None:
-        self.read: dict[str, None] = {}
+        self.read: Read = {}
         self.written: set[str] = set()
 
 
+_watching: list[_Watched] = []
+"""The innermost comes last. It is the process's: a plugin may read in threads of its own."""
+
+
 @contextmanager
-def files_read() -> Iterator[dict[str, None]]:
-    """Collect the paths of files that this thread opens for reading, by Python's audit events.
+def files_read() -> Iterator[Read]:
+    """Collect the paths of files that are opened for reading, by Python's audit events, in whatever thread.
 
     Code and files of installed packages and of the system are left out, and so are files that were written before. What
     C++ opens is not seen.
     """
     _install()
     watched = _Watched()
-    with _set(watched):
+    _watching.append(watched)
+    try:
         yield watched.read
+    finally:
+        _watching.remove(watched)
 
 
 @contextmanager
 def unwatched() -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Leave out what the harness itself reads; gives a context in which it is watched as before."""
-    before = _WATCHED.get()
-    with _set(None):
+    before = _HARNESS.get()
+    with _set(True):
         yield lambda: _set(before)
 
 
 @contextmanager
-def _set(watched: _Watched | None) -> Iterator[None]:
-    token = _WATCHED.set(watched)
+def _set(harness: bool) -> Iterator[None]:
+    token = _HARNESS.set(harness)
     try:
         yield
     finally:
-        _WATCHED.reset(token)
+        _HARNESS.reset(token)
 
 
-def refuse_undeclared(who: str, read: Mapping[str, None], declared: Mapping[str, Path]) -> None:
+def refuse_undeclared(who: str, read: Iterable[str], declared: Mapping[str, Path]) -> None:
     """Raise UserError for the first file that was read and is not declared.
 
     Args:
@@ -99,9 +111,9 @@ def _install() -> None:
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     if event != "open":
         return
-    watched = _WATCHED.get()
-    if watched is None:
+    if not _watching or _HARNESS.get():
         return
+    watched = _watching[-1]
     path, mode, flags = arguments
     if not isinstance(path, str | bytes | os.PathLike):
         return
@@ -111,7 +123,16 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     if not reads:
         watched.written.add(name)
     elif name not in watched.written and not _aside(name):
-        watched.read[name] = None
+        watched.read.setdefault(name, set()).update(_importing())
+
+
+def _importing() -> Iterator[str]:
+    """Yield the names of the modules that are being imported, from the innermost outwards."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "<module>":
+            yield str(frame.f_globals.get("__name__"))
+        frame = frame.f_back
 
 
 @cache

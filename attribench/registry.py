@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from .closure import modules_reached, plugin_modules
 from .errors import UserError, raised_at
 from .method import Method
 from .reading import files_read
@@ -93,8 +94,8 @@ class Registry(Generic[T]):
         for module in pkgutil.iter_modules(package.__path__):
             if not module.name.startswith("_"):
                 importlib.import_module(f"{self.group}.{module.name}")
-        with _noted():
-            for entry in entry_points(group=self.group):
+        for entry in entry_points(group=self.group):
+            with _noted():
                 self.register(entry.load())
 
 
@@ -102,8 +103,14 @@ METHODS: Registry[Method] = Registry("method", "attribench.methods")
 TASKS: Registry[Task] = Registry("task", "attribench.tasks")
 
 
-read_by_plugins: dict[str, Path] = {}
-"""Files that plugins read while they were imported; what is in them decides results as code does."""
+_READ: dict[str, set[str]] = {}
+"""The files that were read while a plugin's module was imported; what is in them decides results as code does."""
+
+
+def read_while_imported(plugin: type[Method | Task]) -> dict[str, Path]:
+    """Return the files that were read while the modules were imported that a class's code reaches."""
+    paths = (path for module in modules_reached(*plugin_modules(plugin)) for path in _READ.get(module, ()))
+    return {path: Path(path) for path in sorted(paths)}
 
 
 @contextmanager
@@ -111,7 +118,9 @@ def _noted() -> Iterator[None]:
     """Note what is read."""
     with files_read() as read:
         yield
-    read_by_plugins.update({path: Path(path) for path in read})
+    for path, modules in read.items():
+        for module in modules:
+            _READ.setdefault(module, set()).add(path)
 
 
 def load_plugin(source: str) -> None:

@@ -21,11 +21,11 @@ from .arrays import DamagedError
 from .closure import code_digest, plugin_modules
 from .errors import StorageError, UserError
 from .execution import FAULTS, Job, Outcome, first_line, smaller_passes, status_of
-from .method import Attribution, untracked
+from .method import Attribution, Method, untracked
 from .plan import Cell, Grounds, Item, Plan, git_commit
 from .reading import checksums, files_read, refuse_undeclared
 from .records import StoredScores
-from .registry import METHODS, TASKS, read_by_plugins
+from .registry import METHODS, TASKS, read_while_imported
 from .scoring import Judge, Scores, score_method
 from .settings import as_dict
 from .store import (
@@ -34,7 +34,7 @@ from .store import (
     digest,
     library_versions,
 )
-from .task import Problem, TaskSeeds, Workshop, build_problem
+from .task import Problem, Task, TaskSeeds, Workshop, build_problem
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,6 @@ class Runner:
         self.device = torch.device(plan.device)
         self._built: tuple[Grounds, Problem | BaseException] | None = None
         self._checksums: dict[str, dict[str, str]] = {}
-        self._read_by_plugins = sorted(checksums(read_by_plugins).values())
 
     def problem_content(self, grounds: Grounds) -> dict[str, Any]:
         """Return what decides a problem."""
@@ -106,7 +105,6 @@ class Runner:
             "task_config": as_dict(self.configs[grounds.task]),
             "code": code_digest("attribench.task", *plugin_modules(TASKS[grounds.task])),
             "data": self._sources(grounds.task),
-            "read_by_plugins": self._read_by_plugins,
             "data_seed": grounds.data_seed,
             "model_seed": grounds.model_seed,
             "versions": library_versions(),
@@ -117,7 +115,8 @@ class Runner:
 
     def _sources(self, task: str) -> dict[str, str]:
         if task not in self._checksums:
-            self._checksums[task] = checksums(TASKS[task](self.configs[task]).sources())
+            declared = TASKS[task](self.configs[task]).sources()
+            self._checksums[task] = _checksums(TASKS[task], declared)
         return self._checksums[task]
 
     def cell_content(self, cell: Cell) -> dict[str, Any]:
@@ -127,7 +126,7 @@ class Runner:
             "method": cell.method,
             "method_config": as_dict(self.configs[cell.method]),
             "method_code": code_digest("attribench.execution", *plugin_modules(METHODS[cell.method])),
-            "method_data": checksums(METHODS[cell.method].sources(self.configs[cell.method])),
+            "method_data": _checksums(METHODS[cell.method], METHODS[cell.method].sources(self.configs[cell.method])),
             "fit_seed": cell.fit_seed,
             "max_edges": self.plan.max_edges,
             "randomised_graphs": self.plan.randomised_graphs,
@@ -357,6 +356,12 @@ def _scored(score: Callable[[int], StoredScores], max_edges: int) -> StoredScore
         if stored.status != "out-of-memory":
             break
     return stored
+
+
+def _checksums(plugin: type[Method | Task], declared: Mapping[str, Path]) -> dict[str, str]:
+    """Return the checksums of a plugin's files: those that it declares by name, those read at import by content."""
+    read = sorted(checksums(read_while_imported(plugin)).values())
+    return {**checksums(declared), **({"read while imported": " ".join(read)} if read else {})}
 
 
 def problem_result(grounds: Grounds, stored: StoredScores) -> ProblemResult:

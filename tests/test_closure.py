@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from attribench.cli import main
 from attribench.closure import code_digest, modules_reached, plugin_modules
 from attribench.execution import Job
 from attribench.reading import files_read, refuse_undeclared, unwatched
-from attribench.registry import read_by_plugins
 from attribench.scoring import score_method
 from attribench.settings import make_config
 from attribench.task import build_problem, without_cache
@@ -43,7 +43,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         for name in [name for name in sys.modules if name.startswith("closure_sample")]:
             del sys.modules[name]
         importlib.invalidate_caches()
-        for function in ("code_digest", "_read"):
+        for function in ("code_digest", "modules_reached", "_read"):
             getattr(importlib.import_module("attribench.closure"), function).cache_clear()
 
     yield write
@@ -194,6 +194,8 @@ def test_scorers_and_tellers_are_no_part_of_what_trains_and_attributes() -> None
 def test_files_that_are_read_are_noticed(tmp_path: Path) -> None:
     data, made, code = tmp_path / "data.csv", tmp_path / "made.txt", tmp_path / "helper.py"
     data.write_text("1")
+    in_thread = tmp_path / "thread.csv"
+    in_thread.write_text("3")
     code.write_text("x = 1")
     with files_read() as read:
         data.read_bytes()
@@ -204,10 +206,12 @@ def test_files_that_are_read_are_noticed(tmp_path: Path) -> None:
         made.read_text()  # its own
         Path(os.__file__).read_text()
         os.close(os.open(data, os.O_RDONLY))
-    assert list(read) == [str(data)]
+        with ThreadPoolExecutor() as pool:
+            pool.submit(in_thread.read_text).result()
+    assert list(read) == [str(data), str(in_thread)]
     data.read_text()
-    assert list(read) == [str(data)]
-    refuse_undeclared("t", read, {"numbers": data})
+    assert list(read) == [str(data), str(in_thread)]
+    refuse_undeclared("t", read, {"numbers": data, "more": in_thread})
     with pytest.raises(UserError, match=r"t: expected files .*data.csv.*: let sources\(\) return it"):
         refuse_undeclared("t", read, {"others": tmp_path / "other.csv"})
 
@@ -266,10 +270,9 @@ def test_an_edited_plugin_runs_anew_and_an_unedited_one_does_not(
         for registry in (METHODS, TASKS):
             list(registry)
         TASKS._entries.pop("mine", None)
-        read_by_plugins.clear()
         for name in [n for n in sys.modules if n == "closure_sample_e2e" or n.startswith("attribench_plugin")]:
             del sys.modules[name]
-        for function in ("code_digest", "_read"):
+        for function in ("code_digest", "modules_reached", "_read"):
             getattr(importlib.import_module("attribench.closure"), function).cache_clear()
         importlib.invalidate_caches()
         data.write_text(share)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Data
 from torch_geometric.nn import (
-    GATConv,
     GINConv,
     GraphConv,
     GraphNorm,
@@ -502,6 +501,7 @@ OUTPUTS: dict[str, tuple[Callable[[Tensor, GraphBatch], Any], str]] = {
     "no numbers": (lambda z, g: z * torch.nan, "split 'train', graph 0: expected finite outputs; got nan"),
     "logarithm": (lambda z, g: (z * 0).log(), "split 'train', graph 0: expected finite outputs; got -inf"),
     "probabilities": (lambda z, g: z.softmax(-1), "expected logits; got probabilities"),
+    "sigmoids": (lambda z, g: (40 * (z - z.median(0).values)).sigmoid(), "expected logits; got probabilities"),
     "hard probabilities": (lambda z, g: F.one_hot(z.argmax(-1), 2).float(), "expected logits; got probabilities"),
 }
 
@@ -576,6 +576,10 @@ SPLIT_FAULTS: dict[str, tuple[Split, str]] = {
     "gold without layers": (replace(SOUND, gold=torch.ones(EDGES).bool()), r"split 'test': expected gold of shape"),
     "gold of other layers": (replace(SOUND, gold=torch.ones(3, EDGES).bool()), rf"\(2, {EDGES}\), or \(1, {EDGES}\)"),
     "gold of other edges": (replace(SOUND, gold=torch.ones(2, EDGES - 1).bool()), "expected gold of shape"),
+    "gold of every layer in one split": (
+        replace(SOUND, gold=torch.ones(2, EDGES).bool()),
+        r"gold of one kind; got \(2, E\) in one split and \(1, E\) in another",
+    ),
     "no graphs": (SOUND.select(NOTHING), "split 'test': expected at least one graph; got none"),
     "no edges": (
         replace(SOUND, graphs=SOUND.graphs.keep_edges(torch.zeros(EDGES).bool())),
@@ -713,54 +717,6 @@ def test_layers_that_gates_or_gradients_do_not_reach(
 ) -> None:
     found = problem(make()).findings
     assert (found.without_gradient, found.unused) == (without_gradient, unused)
-
-
-class InAList(Model):
-    def __init__(self) -> None:
-        super().__init__()
-        self.more = [GraphConv(8, 8)]
-
-    def between(self, h: Tensor) -> Tensor:
-        return h.tanh()
-
-    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
-        h = self.more[0](self.first(graphs["x"], graphs.edge_index), graphs.edge_index)
-        return self.read(self.second(h, graphs.edge_index), graphs)
-
-
-class InADict(Model):
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads = {"a": nn.Linear(8, 2)}
-
-    def read(self, h: Tensor, graphs: GraphBatch) -> Tensor:
-        out: Tensor = self.heads["a"](pool(h, graphs))
-        return out
-
-
-OUTSIDE = GATConv(8, 8, add_self_loops=False)
-
-
-class Elsewhere(Model):
-    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
-        h = OUTSIDE(self.first(graphs["x"], graphs.edge_index), graphs.edge_index)
-        return self.read(h, graphs)
-
-
-class InEncode(InAList):
-    def encode(self, graphs: GraphBatch) -> Any:
-        return self.more[0](F.pad(graphs["x"], (0, 4)), graphs.edge_index)
-
-    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
-        return self.read(self.second(state, graphs.edge_index), graphs)
-
-
-@pytest.mark.parametrize(
-    ("make", "layer"), [(InAList, "GraphConv"), (InADict, "Linear"), (Elsewhere, "GATConv"), (InEncode, "GraphConv")]
-)
-def test_layers_that_are_no_submodules_are_refused(make: Callable[[], GraphModel], layer: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=f"{layer} runs and is none, .* torch.nn.ModuleList"):
-        _ = problem(make()).findings
 
 
 def test_the_examination_leaves_the_model_as_it_found_it() -> None:

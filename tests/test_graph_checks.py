@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch_geometric.data import Data, HeteroData
+from torch_geometric.data import Batch, Data, HeteroData
 
 from attribench.errors import UserError
 from attribench.graphs import GraphBatch
@@ -65,6 +65,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "text": (data(q="no"), "expected a tensor as 'q'; got str"),
     "unknown number of nodes": (data(x=None), "expected node features x, or num_nodes"),
     "heterogeneous": (HeteroData(), r"expected a torch_geometric.data.Data; got HeteroData: .* to_homogeneous\(\)"),
+    "a batch": (Batch.from_data_list([data(), data()]), r"expected one graph; got a Batch of 2: .* to_data_list\(\)"),
+    "sparse": (data(x=torch.ones(3, 2).to_sparse()), r"a dense tensor as 'x'; got torch.sparse_coo: use to_dense\(\)"),
+    "complex and no number": (data(q=torch.tensor([complex(NAN, 1)])), "'q' of type torch.float32, .* torch.complex64"),
     "no graph": ({"x": 1}, "expected a torch_geometric.data.Data; got dict"),
 }
 
@@ -86,6 +89,7 @@ def test_what_is_unusual_and_sound_is_accepted() -> None:
     assert batch.num_edges_per_graph.tolist() == [0, 0, 2]
     counted = GraphBatch.from_data_list([Data(num_nodes=5, edge_index=edges((0, 1)))], node=())
     assert counted.num_nodes == 5
+    assert GraphBatch.from_data_list(graph for graph in [data(), data()]).num_graphs == 2
     with pytest.raises(UserError, match="at least one graph of 'test'; got none"):
         joined()
 
@@ -111,6 +115,14 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "too few pointers": ({"edge_ptr": torch.tensor([0, 4])}, "expected edge_ptr of 3 entries for 2 graphs; got 2"),
     "pointers to elsewhere": ({"edge_ptr": torch.tensor([0, 2, 5])}, "0 to 4; got 0 to 5"),
     "keys of edges": ({"edge_key": torch.arange(3)}, "expected edge_key of 4 entries; got 3"),
+    "a graph's key twice": ({"graph_key": torch.tensor([7, 7])}, "a graph_key of its own for each graph; got 7 twice"),
+    "an edge's key twice": (
+        {"edge_key": torch.tensor([0, 1, 4, 4])},
+        "graph 1: expected an edge_key of its own for each edge; got 4 twice",
+    ),
+    "no dict": ({"node": None}, "expected node as a dict of tensors; got NoneType"),
+    "a sparse tensor": ({"node": {"x": torch.ones(6, 2).to_sparse()}}, "'x' with 6 rows; got torch.sparse_coo"),
+    "complex and no number": ({"edge": {"w": torch.tensor([1, 1, 1, complex(NAN, 1)])}}, "finite values of 'w'"),
     "rows of nodes": ({"node": {"x": torch.ones(5, 2)}}, r"expected node tensor 'x' with 6 rows; got \(5, 2\)"),
     "rows of graphs": ({"graph": {"q": torch.ones(())}}, r"expected graph tensor 'q' with 2 rows; got \(\)"),
     "a name twice": ({"edge": {"x": torch.ones(4)}}, "'x' twice"),

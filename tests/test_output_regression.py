@@ -77,6 +77,11 @@ def test_a_model_that_is_right_up_to_rounding_leaves_no_scale() -> None:
     near(GraphRegression().fitted(labels + 1, labels, TWO).sigma, 1)
 
 
+def test_labels_that_are_all_the_same_leave_nothing_to_explain() -> None:
+    reason = GraphRegression(sigma=1.0).check_labels(torch.full((2,), 3.0), VALUES[:2], TWO)
+    assert reason == "expected labels that differ, which R2 needs; got 3.0 for every graph"
+
+
 @pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf"), [1.0, 0.0]])
 def test_an_impossible_sigma_is_refused(sigma: float) -> None:
     with pytest.raises(UserError, match="expected a sigma above 0"):
