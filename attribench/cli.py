@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from .errors import UserError, printable
+from .base.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from .plan import Grounds, Plan
-    from .records import StoredScores
-    from .runner import Result, Runner
+    from .running.plan import Grounds, Plan
+    from .running.runner import Result, Runner
+    from .storing.records import StoredScores
 
 app = typer.Typer(
     help="Find out which attribution method for graph neural networks tells the truth about a model.",
@@ -113,12 +113,12 @@ def run(
 
     Example: `python -m attribench run --methods all --task toy --seeds 5`
     """
-    from .processes import warm_up
+    from .running.processes import warm_up
 
     if jobs != 0:
         warm_up()  # before the imports below: the fork server imports beside them
-    from .options import make_plan, run_settings
-    from .settings import parse_overrides, read_config
+    from .plugins.configs import parse_overrides, read_config
+    from .running.options import make_plan, run_settings
 
     file = read_config(config) if config else {}
     settings = run_settings(
@@ -138,10 +138,10 @@ def _execute(plan: Plan, folder: Path, settings: dict[str, Any]) -> int:
 
     import torch
 
-    from .progress import Progress
-    from .runner import Runner
-    from .store import CellStore, ModelCache, remove_old_drafts, write_json
-    from .workers import Workers, default_jobs, perform_here
+    from .base.progress import Progress
+    from .running.pool import Workers, default_jobs, perform_here
+    from .running.runner import Runner
+    from .storing.store import CellStore, ModelCache, remove_old_drafts, write_json
 
     torch.set_num_threads(plan.threads)
     jobs = default_jobs(plan) if settings["jobs"] is None else settings["jobs"]
@@ -174,8 +174,8 @@ def _conclude(
     runner: Runner, folder: Path, results: list[Result], problems: list[tuple[Grounds, StoredScores | None]]
 ) -> int:
     """Write the views and print the comparison; return the exit code."""
-    from .report import Report, print_comparison
-    from .runner import REFUSED, problem_result
+    from .running.runner import REFUSED, problem_result
+    from .telling.tables import Report, print_comparison
 
     scored = [problem_result(grounds, stored) for grounds, stored in problems if stored and stored.status == "ok"]
     report = Report(results, scored, runner.configs)
@@ -197,9 +197,9 @@ def _provenance(plan: Plan) -> dict[str, Any]:
     import torch
 
     from . import __version__
-    from .plan import git_commit
-    from .settings import as_dict
-    from .store import library_versions
+    from .plugins.configs import as_dict
+    from .running.plan import git_commit
+    from .storing.store import library_versions
 
     device = torch.device(plan.device)
     return {
@@ -228,9 +228,9 @@ def study(
 
     Example: `python -m attribench study tasks/toy_study.toml --out results/reference/toy`
     """
-    from .options import make_plan, run_settings
-    from .settings import read_config
-    from .study import keep_views
+    from .plugins.configs import read_config
+    from .running.options import make_plan, run_settings
+    from .telling.cards import keep_views
 
     codes = []
     runs = read_config(file)
@@ -259,11 +259,11 @@ def score(
     """
     import torch
 
-    from .plan import read_plan, select_device
-    from .progress import Progress, Tracker
-    from .registry import load_plugin
-    from .runner import Runner
-    from .store import CellStore, ModelCache
+    from .base.progress import Progress, Tracker
+    from .plugins.registry import load_plugin
+    from .running.plan import read_plan, select_device
+    from .running.runner import Runner
+    from .storing.store import CellStore, ModelCache
 
     for source in plugin or []:
         load_plugin(source)
@@ -291,8 +291,8 @@ def list_(
     plugin: Plugins = None,
 ) -> None:
     """List the methods or tasks, one line each; with names, also their options."""
-    from .registry import METHODS, TASKS, load_plugin
-    from .settings import describe
+    from .plugins.configs import describe
+    from .plugins.registry import METHODS, TASKS, load_plugin
 
     registries: dict[str, Any] = {"methods": METHODS, "tasks": TASKS}
     if kind not in registries:
@@ -323,8 +323,8 @@ def check(
     """Run the contract suite on one method or task. Exit code 0 when every check holds, 1 when one does not."""
     import torch
 
-    from .contract import check_plugin
-    from .registry import load_plugin
+    from .checking.methods import check_plugin
+    from .plugins.registry import load_plugin
 
     torch.set_num_threads(1)
     for source in plugin or []:
@@ -349,9 +349,9 @@ def bench(
     """Time methods against other implementations and against a bare forward and backward pass, within this run."""
     import torch
 
-    from .bench import run_bench
-    from .plan import select_device
-    from .registry import METHODS, TASKS, load_plugin
+    from .plugins.registry import METHODS, TASKS, load_plugin
+    from .running.bench import run_bench
+    from .running.plan import select_device
 
     torch.set_num_threads(threads or 1)
     for source in plugin or []:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attribench.gates import Gates
-from attribench.graphs import GraphBatch
-from attribench.masks import rank_within
-from attribench.noise import EdgeNoise
-from attribench.output import Output
-from attribench.seeds import derive
+from attribench.base.seeds import derive
+from attribench.model.gates import Gates
+from attribench.model.graphs import GraphBatch
+from attribench.model.noise import EdgeNoise
+from attribench.model.output import Output
+from attribench.plugins.masks import rank_within
 
 MESSAGES_AT_ONCE = 30_000
 """Messages of one pass; larger passes are no faster, and smaller ones are dominated by overhead."""

@@ -15,11 +15,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attribench.errors import Skipped
-from attribench.gates import Gates
-from attribench.graphs import GraphBatch
-from attribench.method import Attribution, Method, config
-from attribench.registry import METHODS
+from attribench.base.errors import Skipped
+from attribench.model.gates import Gates
+from attribench.model.graphs import GraphBatch
+from attribench.plugins.method import Attribution, Method, config
+from attribench.plugins.registry import METHODS
 
 from ._subsets import Copies, canonical_rank
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attribench.gates import Gates
-from attribench.graphs import GraphBatch
-from attribench.method import Attribution, Method
-from attribench.registry import METHODS
+from attribench.model.gates import Gates
+from attribench.model.graphs import GraphBatch
+from attribench.plugins.method import Attribution, Method
+from attribench.plugins.registry import METHODS
 
 from ._subsets import Copies, canonical_rank
 

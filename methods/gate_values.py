@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from attribench.graphs import GraphBatch
-from attribench.method import Attribution, Method, Subject
-from attribench.registry import METHODS
+from attribench.model.graphs import GraphBatch
+from attribench.plugins.method import Attribution, Method, Subject
+from attribench.plugins.registry import METHODS
 
 
 @METHODS.register

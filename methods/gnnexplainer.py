@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from torch_geometric.explain import Explainer, ModelConfig
 from torch_geometric.explain import GNNExplainer as PyGGNNExplainer
 
-from attribench.graphs import GraphBatch
-from attribench.method import Attribution, Method, Rival, Subject, config
-from attribench.model import AsPyG
-from attribench.noise import EdgeNoise
-from attribench.registry import METHODS
-from attribench.seeds import derive
+from attribench.base.seeds import derive
+from attribench.model.graphs import GraphBatch
+from attribench.model.model import AsPyG
+from attribench.model.noise import EdgeNoise
+from attribench.plugins.method import Attribution, Method, Rival, Subject, config
+from attribench.plugins.registry import METHODS
 
 
 @config

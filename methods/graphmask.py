@@ -17,13 +17,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attribench.errors import Infeasible
-from attribench.gates import Recording, Stream
-from attribench.graphs import GraphBatch
-from attribench.hard_concrete import HardConcrete, straight_through_round
-from attribench.method import Attribution, Method, config
-from attribench.registry import METHODS
-from attribench.seeds import derive, generator
+from attribench.base.errors import Infeasible
+from attribench.base.seeds import derive, generator
+from attribench.model.gates import Recording, Stream
+from attribench.model.graphs import GraphBatch
+from attribench.model.hard_concrete import HardConcrete, straight_through_round
+from attribench.plugins.method import Attribution, Method, config
+from attribench.plugins.registry import METHODS
 
 GRAPHS_AT_ONCE = 500
 """Graphs of one pass of ``attribute``; the inputs of a larger batch outgrow the processor's caches."""

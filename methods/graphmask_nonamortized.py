@@ -14,13 +14,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from attribench.gates import Recording
-from attribench.graphs import GraphBatch
-from attribench.hard_concrete import HardConcrete, straight_through_round
-from attribench.method import Attribution, Method, Rival, Subject, config
-from attribench.noise import EdgeNoise
-from attribench.registry import METHODS
-from attribench.seeds import derive
+from attribench.base.seeds import derive
+from attribench.model.gates import Recording
+from attribench.model.graphs import GraphBatch
+from attribench.model.hard_concrete import HardConcrete, straight_through_round
+from attribench.model.noise import EdgeNoise
+from attribench.plugins.method import Attribution, Method, Rival, Subject, config
+from attribench.plugins.registry import METHODS
 
 
 @config

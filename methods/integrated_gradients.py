@@ -16,11 +16,11 @@ from pydantic import Field
 from torch import Tensor
 from torch_geometric.explain import CaptumExplainer, Explainer, ModelConfig
 
-from attribench.errors import UserError
-from attribench.graphs import GraphBatch
-from attribench.method import Attribution, Method, Rival, Subject, config
-from attribench.model import AsPyG
-from attribench.registry import METHODS
+from attribench.base.errors import UserError
+from attribench.model.graphs import GraphBatch
+from attribench.model.model import AsPyG
+from attribench.plugins.method import Attribution, Method, Rival, Subject, config
+from attribench.plugins.registry import METHODS
 
 
 @config

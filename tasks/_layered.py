@@ -31,15 +31,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch_geometric.nn import FastRGCNConv, MessagePassing
 
-from attribench.errors import UserError
-from attribench.gates import Gates
-from attribench.graphs import GraphBatch, named_keys
-from attribench.method import config
-from attribench.model import GraphModel
-from attribench.output import GraphClassification
-from attribench.seeds import generator
-from attribench.task import SPLITS, Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
-from attribench.training import accuracy
+from attribench.base.errors import UserError
+from attribench.base.seeds import generator
+from attribench.model.gates import Gates
+from attribench.model.graphs import GraphBatch, named_keys
+from attribench.model.model import GraphModel
+from attribench.model.output import GraphClassification
+from attribench.plugins.method import config
+from attribench.plugins.task import SPLITS, Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
+from attribench.plugins.training import accuracy
 
 TARGET = 1
 """Position in each graph of the node whose signal is read."""

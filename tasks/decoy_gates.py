@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attribench.registry import TASKS
+from attribench.plugins.registry import TASKS
 
 from ._layered import GatedConv, LayeredConv
 from .two_hop import GREY, TwoHop

@@ -24,8 +24,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from attribench.method import config
-from attribench.registry import TASKS
+from attribench.plugins.method import config
+from attribench.plugins.registry import TASKS
 
 from ._layered import TARGET, Drawn, Layered, LayeredConfig, marks, random_graphs
 

@@ -23,8 +23,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attribench.method import config
-from attribench.registry import TASKS
+from attribench.plugins.method import config
+from attribench.plugins.registry import TASKS
 
 from ._layered import START, TARGET, Drawn, Layered, LayeredConfig, marks, random_graphs
 

@@ -6,7 +6,7 @@ module, rather than for a call of it, cannot tell the K gates of an edge apart h
 
 from __future__ import annotations
 
-from attribench.registry import TASKS
+from attribench.plugins.registry import TASKS
 
 from ._layered import LayeredModel
 from .relay import Relay

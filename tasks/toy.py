@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.nn import MessagePassing
 
-from attribench.errors import UserError
-from attribench.graphs import GraphBatch, named_keys
-from attribench.method import config
-from attribench.model import GraphModel
-from attribench.noise import EdgeNoise
-from attribench.output import GraphClassification
-from attribench.registry import TASKS
-from attribench.seeds import derive, generator
-from attribench.task import SPLITS, Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
-from attribench.training import accuracy, train_classifier
+from attribench.base.errors import UserError
+from attribench.base.seeds import derive, generator
+from attribench.model.graphs import GraphBatch, named_keys
+from attribench.model.model import GraphModel
+from attribench.model.noise import EdgeNoise
+from attribench.model.output import GraphClassification
+from attribench.plugins.method import config
+from attribench.plugins.registry import TASKS
+from attribench.plugins.task import SPLITS, Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
+from attribench.plugins.training import accuracy, train_classifier
 
 AUDIT_LEVEL = 0.99
 """The gold counts as confirmed when every accuracy, also under the audit's interventions, is at least this."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from attribench.registry import TASKS
-from attribench.task import Task
+from attribench.plugins.registry import TASKS
+from attribench.plugins.task import Task
 
 from .toy import RGCNLayer, Toy, ToyModel
 

@@ -21,7 +21,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from attribench.registry import TASKS
+from attribench.plugins.registry import TASKS
 
 from ._layered import START, TARGET, Drawn, Layered, marks, random_graphs
 

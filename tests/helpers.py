@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import global_add_pool
 
-from attribench.graphs import GraphBatch
+from attribench.model.graphs import GraphBatch
 
 WIDTH = 4
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attribench.graphs import GraphBatch
-from attribench.registry import TASKS
-from attribench.settings import make_config
-from attribench.task import Problem, TaskSeeds, Workshop, build_problem, without_cache
+from attribench.model.graphs import GraphBatch
+from attribench.plugins.configs import make_config
+from attribench.plugins.registry import TASKS
+from attribench.plugins.task import Problem, TaskSeeds, Workshop, build_problem, without_cache
 
 NAMES = ("two-hop", "relay", "shared-layers", "neighbour-count", "any-of", "decoy-gates")
 TASKS["two-hop"]

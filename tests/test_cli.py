@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from attribench.cli import main
-from attribench.method import Method
-from attribench.registry import METHODS, TASKS
-from attribench.store import CellStore
+from attribench.plugins.method import Method
+from attribench.plugins.registry import METHODS, TASKS
+from attribench.storing.store import CellStore
 
 SMALL = [
     *("--set", "toy.train=400", "--set", "toy.validation=60", "--set", "toy.test=40", "--set", "toy.colours=3"),
@@ -290,8 +290,8 @@ def test_ctrl_c_asks_for_no_further_model(cli: Cli, monkeypatch: pytest.MonkeyPa
 
 PLUGIN = """
 import torch
-from attribench.method import Attribution, Method
-from attribench.registry import METHODS
+from attribench.plugins.method import Attribution, Method
+from attribench.plugins.registry import METHODS
 
 class Base(Method):
     def attribute(self, graphs):
@@ -382,7 +382,7 @@ def test_check_says_what_is_wrong(cli: Cli, tmp_path: Path, monkeypatch: pytest.
     list(METHODS)
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     (tmp_path / "mine.py").write_text(
-        "import torch\nfrom attribench.method import Attribution, Method\nfrom attribench.registry import METHODS\n"
+        "import torch\nfrom attribench import METHODS, Attribution, Method\n"
         "@METHODS.register\nclass Mine(Method):\n    '''Mine.'''\n    name = 'mine'\n"
         "    def attribute(self, graphs):\n"
         "        return Attribution(torch.rand(self.subject.num_layers, graphs.num_edges).double())\n"

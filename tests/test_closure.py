@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from attribench import METHODS, TASKS, Seeds, TaskSeeds, UserError, Workshop
+from attribench.base.closure import code_digest, modules_reached, plugin_modules
+from attribench.base.reading import files_read, refuse_undeclared, unwatched
 from attribench.cli import main
-from attribench.closure import code_digest, modules_reached, plugin_modules
-from attribench.execution import Job
-from attribench.reading import files_read, refuse_undeclared, unwatched
-from attribench.scoring import score_method
-from attribench.settings import make_config
-from attribench.task import build_problem, without_cache
+from attribench.explaining.job import Job
+from attribench.plugins.configs import make_config
+from attribench.plugins.task import build_problem, without_cache
+from attribench.scoring.judge import score_method
 
 SEEDS = Seeds("toy", "graphmask", 0, 0, 0)
 
@@ -44,7 +44,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             del sys.modules[name]
         importlib.invalidate_caches()
         for function in ("code_digest", "modules_reached", "_read"):
-            getattr(importlib.import_module("attribench.closure"), function).cache_clear()
+            getattr(importlib.import_module("attribench.base.closure"), function).cache_clear()
 
     yield write
     forget()
@@ -132,7 +132,14 @@ def test_names_of_the_face_lead_to_the_modules_that_define_them(write: Callable[
     write({**BASE, "closure_sample/task.py": "from attribench import GraphBatch, derive\n"})
     assert modules_reached("closure_sample.task") == {
         "closure_sample.task",
-        *("attribench.graphs", "attribench.graph_checks", "attribench.errors", "attribench.seeds"),
+        "attribench.model",
+        "attribench.base",
+        *(
+            "attribench.model.graphs",
+            "attribench.model.graph_checks",
+            "attribench.base.errors",
+            "attribench.base.seeds",
+        ),
     }
 
 
@@ -157,16 +164,22 @@ def executed(act: Callable[[], Any]) -> tuple[Any, set[str]]:
     return result, {name for name in modules - made_by_pyg if name.startswith("attribench")}
 
 
-ASIDE = {"attribench", "attribench.records", "attribench.costs", "attribench.progress", "attribench.store"}
+ASIDE = {
+    "attribench",
+    "attribench.storing.records",
+    "attribench.explaining.costs",
+    "attribench.base.progress",
+    "attribench.storing.store",
+}
 """Modules that move bytes, measure or show, and decide no figure."""
 
 
 @pytest.mark.parametrize("method", ["graphmask", "integrated-gradients", "erasure-greedy", "information-bottleneck"])
 def test_the_code_that_runs_is_the_code_that_the_keys_are_of(method: str) -> None:
     kind, task = METHODS[method], TASKS["toy"]
-    of_model = modules_reached("attribench.task", *plugin_modules(task))
-    of_attribution = of_model | modules_reached("attribench.execution", *plugin_modules(kind))
-    of_score = of_attribution | modules_reached("attribench.scoring")
+    of_model = modules_reached("attribench.plugins.task", *plugin_modules(task))
+    of_attribution = of_model | modules_reached("attribench.explaining.job", *plugin_modules(kind))
+    of_score = of_attribution | modules_reached("attribench.scoring.judge")
     config = make_config("toy", task.Config, {**task.quick, "train": 60, "epochs": 1})
     workshop = Workshop(torch.device("cpu"), without_cache)
     built, ran = executed(lambda: build_problem(task(config), TaskSeeds(0, 0), workshop))
@@ -181,14 +194,18 @@ def test_the_code_that_runs_is_the_code_that_the_keys_are_of(method: str) -> Non
 
 
 def test_scorers_and_tellers_are_no_part_of_what_trains_and_attributes() -> None:
-    telling = {f"attribench.{name}" for name in ("report", "cli", "study", "runner", "workers", "store", "records")}
-    scoring = {"attribench.scoring", "attribench.gold", "attribench.decision"}
+    aside = ("attribench.cli", "attribench.running", "attribench.telling", "attribench.storing")
+
+    def of(*roots: str) -> set[str]:
+        return {name for name in modules_reached(*roots) if name.startswith((*aside, "attribench.scoring"))}
+
     for task in TASKS:
-        assert not modules_reached("attribench.task", *plugin_modules(TASKS[task])) & (telling | scoring)
+        assert not of("attribench.plugins.task", *plugin_modules(TASKS[task]))
     for method in METHODS:
-        assert not modules_reached("attribench.execution", *plugin_modules(METHODS[method])) & (telling | scoring)
-    assert scoring <= modules_reached("attribench.scoring")
-    assert not modules_reached("attribench.scoring") & telling
+        assert not of("attribench.explaining.job", *plugin_modules(METHODS[method]))
+    decides = {"attribench.scoring.judge", "attribench.scoring.gold", "attribench.scoring.decision"}
+    assert decides <= of("attribench.scoring.judge")
+    assert not {name for name in of("attribench.scoring.judge") if name.startswith(aside)}
 
 
 def test_files_that_are_read_are_noticed(tmp_path: Path) -> None:
@@ -273,7 +290,7 @@ def test_an_edited_plugin_runs_anew_and_an_unedited_one_does_not(
         for name in [n for n in sys.modules if n == "closure_sample_e2e" or n.startswith("attribench_plugin")]:
             del sys.modules[name]
         for function in ("code_digest", "modules_reached", "_read"):
-            getattr(importlib.import_module("attribench.closure"), function).cache_clear()
+            getattr(importlib.import_module("attribench.base.closure"), function).cache_clear()
         importlib.invalidate_caches()
         data.write_text(share)
         (tmp_path / "top.txt").write_text(top)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from attribench.errors import UserError
+from attribench.base.errors import UserError
 
 conll: Any = importlib.import_module("attribench.tasks.srl.conll")
 files: Any = importlib.import_module("attribench.tasks.srl.files")

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from attribench.base.errors import UserError
 from attribench.cli import main
-from attribench.errors import UserError
-from attribench.registry import TASKS
-from attribench.settings import make_config
-from attribench.task import TaskSeeds, Workshop, build_problem, without_cache
+from attribench.plugins.configs import make_config
+from attribench.plugins.registry import TASKS
+from attribench.plugins.task import TaskSeeds, Workshop, build_problem, without_cache
 
 conll: Any = importlib.import_module("attribench.tasks.srl.conll")
 columns_of: Any = importlib.import_module("attribench.tasks.srl.columns")

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from attribench.contract import DEPTHS, MethodContract
-from attribench.graphs import GraphBatch
-from attribench.method import Attribution, Method
-from attribench.registry import METHODS, TASKS
-from attribench.task_contract import Check, TaskContract
+from attribench.checking.methods import DEPTHS, MethodContract
+from attribench.checking.tasks import Check, TaskContract
+from attribench.model.graphs import GraphBatch
+from attribench.plugins.method import Attribution, Method
+from attribench.plugins.registry import METHODS, TASKS
 
 
 def _cases() -> Iterator[Any]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attribench.decision import (
+from attribench.scoring.decision import (
     KEEP_ALL,
     KEEP_NONE,
     Choice,
@@ -14,7 +14,7 @@ from attribench.decision import (
     choose_by_metric,
     choose_on_paper_grid,
 )
-from attribench.gold import micro
+from attribench.scoring.gold import micro
 
 
 def row(*values: float, dtype: torch.dtype = torch.float32) -> Tensor:

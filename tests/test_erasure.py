@@ -18,15 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.nn import MessagePassing
 
-from attribench.contract import ContractModel
-from attribench.errors import Skipped
-from attribench.graphs import GraphBatch
-from attribench.method import Attribution, Subject
-from attribench.model import GraphModel
-from attribench.output import GraphClassification
-from attribench.registry import METHODS, TASKS
-from attribench.settings import make_config
-from attribench.task import TaskSeeds, Workshop, build_problem, without_cache
+from attribench.base.errors import Skipped
+from attribench.checking.methods import ContractModel
+from attribench.model.graphs import GraphBatch
+from attribench.model.model import GraphModel
+from attribench.model.output import GraphClassification
+from attribench.plugins.configs import make_config
+from attribench.plugins.method import Attribution, Subject
+from attribench.plugins.registry import METHODS, TASKS
+from attribench.plugins.task import TaskSeeds, Workshop, build_problem, without_cache
 
 subsets: Any = importlib.import_module("attribench.methods._subsets")
 BUDGETS = (1, 3, 20, 60, 400)

@@ -42,11 +42,11 @@ from attribench import (
     Workshop,
     generator,
 )
+from attribench.checking.methods import check_plugin
 from attribench.cli import main
-from attribench.contract import check_plugin
-from attribench.gates import Gates
-from attribench.integrity import differences, fingerprint
-from attribench.task import SPLITS
+from attribench.model.gates import Gates
+from attribench.model.integrity import differences, fingerprint
+from attribench.plugins.task import SPLITS
 
 
 def random_split(name: str, count: int = 12) -> Split:

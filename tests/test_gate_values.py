@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
-from attribench.contract import contract_subject
-from attribench.gates import Gates, UnsupportedModelError
-from attribench.graphs import GraphBatch
-from attribench.method import Subject
-from attribench.model import GraphModel
-from attribench.output import GraphClassification
-from attribench.registry import METHODS, TASKS
-from attribench.settings import make_config
-from attribench.task import Problem, TaskSeeds, Workshop, build_problem, without_cache
+from attribench.checking.methods import contract_subject
+from attribench.model.gates import Gates, UnsupportedModelError
+from attribench.model.graphs import GraphBatch
+from attribench.model.model import GraphModel
+from attribench.model.output import GraphClassification
+from attribench.plugins.configs import make_config
+from attribench.plugins.method import Subject
+from attribench.plugins.registry import METHODS, TASKS
+from attribench.plugins.task import Problem, TaskSeeds, Workshop, build_problem, without_cache
 
 KIND: Any = METHODS["gate-values"]
 

@@ -29,10 +29,10 @@ from torch_geometric.nn import (
 )
 from torch_geometric.utils import to_torch_csr_tensor
 
-from attribench.gates import Gates, Recording, UnsupportedModelError
-from attribench.graphs import GraphBatch
-from attribench.integrity import differences, fingerprint
-from attribench.model import GraphModel, PyGModel
+from attribench.model.gates import Gates, Recording, UnsupportedModelError
+from attribench.model.graphs import GraphBatch
+from attribench.model.integrity import differences, fingerprint
+from attribench.model.model import GraphModel, PyGModel
 
 W = WIDTH
 HEADS = 2

@@ -7,14 +7,14 @@ import torch
 from helpers import random_batch
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
-from attribench.gold import by_layer, share_error
-from attribench.graphs import GraphBatch
-from attribench.method import Attribution
-from attribench.output import GraphClassification
-from attribench.registry import TASKS
-from attribench.scoring import Judge, Scores
-from attribench.settings import make_config
-from attribench.task import Problem, TaskSeeds, Workshop, build_problem, without_cache
+from attribench.model.graphs import GraphBatch
+from attribench.model.output import GraphClassification
+from attribench.plugins.configs import make_config
+from attribench.plugins.method import Attribution
+from attribench.plugins.registry import TASKS
+from attribench.plugins.task import Problem, TaskSeeds, Workshop, build_problem, without_cache
+from attribench.scoring.gold import by_layer, share_error
+from attribench.scoring.judge import Judge, Scores
 
 GRAPHS = random_batch([(3, 5), (4, 9), (2, 1), (3, 12)])
 

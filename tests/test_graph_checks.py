@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data, HeteroData
 
-from attribench.errors import UserError
-from attribench.graphs import GraphBatch
+from attribench.base.errors import UserError
+from attribench.model.graphs import GraphBatch
 
 
 def edges(*pairs: tuple[int, int]) -> Tensor:
@@ -143,7 +143,7 @@ def test_a_batch_is_refused_by_its_constructor(name: str) -> None:
 
 def test_what_is_made_from_a_batch_is_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[GraphBatch] = []
-    monkeypatch.setattr("attribench.graphs.check_batch", checked.append)
+    monkeypatch.setattr("attribench.model.graphs.check_batch", checked.append)
     parts = [part.batch for part in SOUND.parts(2)]
     minibatches = [batch for _, batch in SOUND.minibatches(1, torch.Generator())]
     kept = SOUND.keep_edges(torch.tensor([True, False, True, True])).reorder_edges(torch.tensor([0, 2, 1]))

@@ -9,13 +9,13 @@ import torch
 from test_erasure import contract, one, plain_logits
 from torch import Tensor
 
-from attribench.graphs import GraphBatch
-from attribench.hard_concrete import HardConcrete
-from attribench.method import Attribution, Subject
-from attribench.noise import EdgeNoise
-from attribench.registry import METHODS
-from attribench.seeds import derive
-from attribench.settings import make_config
+from attribench.base.seeds import derive
+from attribench.model.graphs import GraphBatch
+from attribench.model.hard_concrete import HardConcrete
+from attribench.model.noise import EdgeNoise
+from attribench.plugins.configs import make_config
+from attribench.plugins.method import Attribution, Subject
+from attribench.plugins.registry import METHODS
 
 KIND = METHODS["graphmask-nonamortized"]
 SIZES = [(3, 4), (4, 7), (3, 5), (5, 8)]

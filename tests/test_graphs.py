@@ -8,8 +8,8 @@ from helpers import join, random_batch, random_data_list
 from torch import Tensor
 from torch_geometric.data import Data
 
-from attribench.errors import UserError
-from attribench.graphs import GraphBatch
+from attribench.base.errors import UserError
+from attribench.model.graphs import GraphBatch
 
 SIZES = [(4, 6), (1, 0), (3, 5), (2, 1), (5, 8)]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attribench.hard_concrete import HardConcrete, straight_through_round
+from attribench.model.hard_concrete import HardConcrete, straight_through_round
 
 SAMPLES = 200_000
 UNIFORM = torch.rand(SAMPLES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -26,18 +26,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attribench.arrays import DamagedError, read_arrays, write_arrays
+from attribench.base.arrays import DamagedError, read_arrays, write_arrays
+from attribench.base.errors import UserError
 from attribench.cli import main
-from attribench.errors import UserError
-from attribench.graphs import GraphBatch
-from attribench.method import Attribution
-from attribench.model import GraphModel
-from attribench.registry import METHODS, TASKS, Registry, load_plugin
-from attribench.runner import Runner
-from attribench.settings import read_config
-from attribench.store import CellStore, ModelCache, digest, read_json, remove_old_drafts
-from attribench.task import Task
-from attribench.workers import Workers
+from attribench.model.graphs import GraphBatch
+from attribench.model.model import GraphModel
+from attribench.plugins.configs import read_config
+from attribench.plugins.method import Attribution
+from attribench.plugins.registry import METHODS, TASKS, Registry, load_plugin
+from attribench.plugins.task import Task
+from attribench.running.pool import Workers
+from attribench.running.runner import Runner
+from attribench.storing.store import CellStore, ModelCache, digest, read_json, remove_old_drafts
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded and counted as on Linux")
 
@@ -1070,7 +1070,11 @@ def test_a_name_that_is_a_path_is_not_registered(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["3", "None", "['a']", "b'a'"])
 def test_a_name_that_is_no_text_is_not_registered(name: str) -> None:
-    lines = ["from attribench.registry import TASKS", "from attribench.task import Task", "@TASKS.register"]
+    lines = [
+        "from attribench.plugins.registry import TASKS",
+        "from attribench.plugins.task import Task",
+        "@TASKS.register",
+    ]
     Path("evil.py").write_text("\n".join([*lines, "class Evil(Task):", f"    name = {name}", ""]))
     with pytest.raises(UserError, match=r"evil\.py"):
         load_plugin("evil.py")

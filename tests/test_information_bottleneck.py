@@ -12,14 +12,14 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 from torch_geometric.nn import MessagePassing
 
-from attribench.contract import contract_subject, random_graphs
-from attribench.graphs import GraphBatch
-from attribench.method import Subject
-from attribench.model import GraphModel
-from attribench.output import GraphClassification
-from attribench.registry import METHODS
-from attribench.seeds import derive, generator
-from attribench.settings import make_config
+from attribench.base.seeds import derive, generator
+from attribench.checking.methods import contract_subject, random_graphs
+from attribench.model.graphs import GraphBatch
+from attribench.model.model import GraphModel
+from attribench.model.output import GraphClassification
+from attribench.plugins.configs import make_config
+from attribench.plugins.method import Subject
+from attribench.plugins.registry import METHODS
 
 bottleneck: Any = importlib.import_module("attribench.methods.information_bottleneck")
 KIND = METHODS["information-bottleneck"]

@@ -48,8 +48,8 @@ from layered_helpers import (
 )
 from torch import Tensor
 
-from attribench.gates import Gates
-from attribench.graphs import GraphBatch
+from attribench.model.gates import Gates
+from attribench.model.graphs import GraphBatch
 
 
 class Watched:

@@ -27,10 +27,10 @@ from layered_helpers import (
     sizes,
 )
 
-from attribench.errors import UserError
-from attribench.gates import Gates
-from attribench.graphs import GraphBatch
-from attribench.task import SPLITS
+from attribench.base.errors import UserError
+from attribench.model.gates import Gates
+from attribench.model.graphs import GraphBatch
+from attribench.plugins.task import SPLITS
 
 
 def frontier(edges: dict[tuple[int, int], Any], nodes: set[int], kinds: Sequence[int]) -> set[int]:

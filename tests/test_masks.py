@@ -8,9 +8,9 @@ import torch
 from helpers import bare_batch
 from torch import Tensor
 
-from attribench.graphs import GraphBatch
-from attribench.masks import THRESHOLDS, normalise, random_like, thin, threshold, top_share
-from attribench.method import Attribution
+from attribench.model.graphs import GraphBatch
+from attribench.plugins.masks import THRESHOLDS, normalise, random_like, thin, threshold, top_share
+from attribench.plugins.method import Attribution
 
 COUNTS = [7, 1, 0, 10, 3]
 EDGES = sum(COUNTS)

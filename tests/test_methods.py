@@ -12,17 +12,17 @@ from torch_geometric.data import Data
 from torch_geometric.explain import Explainer, GNNExplainer, ModelConfig
 from torch_geometric.nn import GraphConv, MessagePassing
 
-from attribench.contract import contract_subject, random_graphs
-from attribench.errors import Infeasible
-from attribench.gold import by_layer
-from attribench.graphs import GraphBatch
-from attribench.hard_concrete import HardConcrete
-from attribench.method import Subject
-from attribench.model import GraphModel
-from attribench.output import GraphClassification
-from attribench.registry import METHODS, TASKS
-from attribench.settings import make_config
-from attribench.task import TaskSeeds, Workshop, build_problem, without_cache
+from attribench.base.errors import Infeasible
+from attribench.checking.methods import contract_subject, random_graphs
+from attribench.model.graphs import GraphBatch
+from attribench.model.hard_concrete import HardConcrete
+from attribench.model.model import GraphModel
+from attribench.model.output import GraphClassification
+from attribench.plugins.configs import make_config
+from attribench.plugins.method import Subject
+from attribench.plugins.registry import METHODS, TASKS
+from attribench.plugins.task import TaskSeeds, Workshop, build_problem, without_cache
+from attribench.scoring.gold import by_layer
 
 
 class SumOfMessages(MessagePassing):

@@ -9,7 +9,7 @@ from helpers import bare_batch
 from scipy import stats
 from torch import Tensor
 
-from attribench.noise import EdgeNoise, mix
+from attribench.model.noise import EdgeNoise, mix
 
 MODULUS = 1 << 64
 BATCH = bare_batch([10] * 500)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from attribench.errors import UserError
-from attribench.options import make_plan, run_settings
-from attribench.plan import Cell, Plan
+from attribench.base.errors import UserError
+from attribench.running.options import make_plan, run_settings
+from attribench.running.plan import Cell, Plan
 
 
 def planned(file: dict[str, Any] | None = None, named: dict[str, Any] | None = None, **given: Any) -> Plan:

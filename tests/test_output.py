@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Data
 
-from attribench.errors import UserError
-from attribench.graphs import GraphBatch
-from attribench.output import GraphClassification, NodeClassification, SequenceLabelling
-from attribench.output_binary import BinaryClassification, LinkPrediction, MultiLabelClassification
-from attribench.output_regression import GraphRegression
+from attribench.base.errors import UserError
+from attribench.model.graphs import GraphBatch
+from attribench.model.output import GraphClassification, NodeClassification, SequenceLabelling
+from attribench.model.output_binary import BinaryClassification, LinkPrediction, MultiLabelClassification
+from attribench.model.output_regression import GraphRegression
 
 LN3 = log(3)  # [0, ln 3] is (1/4, 3/4)
 TO_EVEN = 0.25 * log(0.5) + 0.75 * log(1.5)  # KL((1/4, 3/4) || (1/2, 1/2)) = 0.1308

@@ -8,9 +8,9 @@ from sklearn.metrics import f1_score
 from test_output import LN3, TO_EVEN, TWO, batch, near
 from torch.nn import functional as F
 
-from attribench.errors import UserError
-from attribench.output import GraphClassification
-from attribench.output_binary import BinaryClassification, LinkPrediction, MultiLabelClassification
+from attribench.base.errors import UserError
+from attribench.model.output import GraphClassification
+from attribench.model.output_binary import BinaryClassification, LinkPrediction, MultiLabelClassification
 
 Z = torch.tensor([LN3, -LN3])  # heads with 3/4 and 1/4
 

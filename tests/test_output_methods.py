@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from attribench.contract import ContractModel, random_graphs
-from attribench.graphs import GraphBatch
-from attribench.method import Attribution, Method
-from attribench.output import GraphClassification, NodeClassification, Output
-from attribench.output_binary import BinaryClassification, LinkPrediction, MultiLabelClassification
-from attribench.output_regression import GraphRegression
-from attribench.registry import METHODS
-from attribench.scoring import Judge
-from attribench.settings import make_config
-from attribench.task import Problem, Split
+from attribench.checking.methods import ContractModel, random_graphs
+from attribench.model.graphs import GraphBatch
+from attribench.model.output import GraphClassification, NodeClassification, Output
+from attribench.model.output_binary import BinaryClassification, LinkPrediction, MultiLabelClassification
+from attribench.model.output_regression import GraphRegression
+from attribench.plugins.configs import make_config
+from attribench.plugins.method import Attribution, Method
+from attribench.plugins.registry import METHODS
+from attribench.plugins.task import Problem, Split
+from attribench.scoring.judge import Judge
 
 
 class Net(ContractModel):

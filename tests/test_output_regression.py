@@ -5,8 +5,8 @@ import torch
 from sklearn.metrics import r2_score
 from test_output import TWO, batch, near
 
-from attribench.errors import Skipped, UserError
-from attribench.output_regression import GraphRegression
+from attribench.base.errors import Skipped, UserError
+from attribench.model.output_regression import GraphRegression
 
 VALUES = torch.tensor([1.0, 5.0])
 

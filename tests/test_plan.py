@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from attribench.errors import UserError
-from attribench.plan import read_plan
-from attribench.registry import TASKS
+from attribench.base.errors import UserError
+from attribench.plugins.registry import TASKS
+from attribench.running.plan import read_plan
 
 
 def stored(folder: Path, options: dict[str, Any], task: str = "srl-gnn") -> Path:

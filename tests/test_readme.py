@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
+from attribench.checking.methods import random_graphs
 from attribench.cli import main
-from attribench.contract import random_graphs
-from attribench.output import Output
-from attribench.registry import METHODS, TASKS
+from attribench.model.output import Output
+from attribench.plugins.registry import METHODS, TASKS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"save it as `(\w+\.py)`:\n\n```python\n(.*?)```", README, re.DOTALL | re.IGNORECASE)

@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 import torch
 
-from attribench.store import CellStore, digest, is_key
+from attribench.storing.store import CellStore, digest, is_key
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,8 +54,8 @@ BULKY = '''
 """A method that tells how often it was fitted and whose attributions are many bytes."""
 
 import os
-from attribench.method import Attribution, Method, config
-from attribench.registry import METHODS
+from attribench.plugins.method import Attribution, Method, config
+from attribench.plugins.registry import METHODS
 
 @config
 class Options:
@@ -86,8 +86,8 @@ import time
 
 import torch
 
-from attribench.method import Attribution, Method
-from attribench.registry import METHODS, TASKS
+from attribench.plugins.method import Attribution, Method
+from attribench.plugins.registry import METHODS, TASKS
 
 LARGE = 60
 """Edges of a batch that is too large."""

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.nn import SimpleConv
 
-from attribench.gold import against_gold, precision_recall_f1
-from attribench.graphs import GraphBatch
-from attribench.integrity import differences, fingerprint
-from attribench.method import Attribution
-from attribench.model import GraphModel
-from attribench.output import GraphClassification
-from attribench.scoring import SHARES, THINNED, Judge
-from attribench.task import Problem, Split
+from attribench.model.graphs import GraphBatch
+from attribench.model.integrity import differences, fingerprint
+from attribench.model.model import GraphModel
+from attribench.model.output import GraphClassification
+from attribench.plugins.method import Attribution
+from attribench.plugins.task import Problem, Split
+from attribench.scoring.gold import against_gold, precision_recall_f1
+from attribench.scoring.judge import SHARES, THINNED, Judge
 
 
 def triple(tp: int, kept: int, gold: int) -> tuple[float, float, float]:

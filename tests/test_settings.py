@@ -6,9 +6,9 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 
-from attribench.errors import UserError
-from attribench.method import NoConfig, config
-from attribench.settings import as_dict, describe, make_config, merge, parse_overrides, read_config
+from attribench.base.errors import UserError
+from attribench.plugins.configs import as_dict, describe, make_config, merge, parse_overrides, read_config
+from attribench.plugins.method import NoConfig, config
 
 
 @config

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from attribench import bench
+from attribench.base.errors import UserError
+from attribench.base.reading import checksums
 from attribench.cli import main
-from attribench.errors import UserError
-from attribench.gates import Gates
-from attribench.graphs import GraphBatch
-from attribench.reading import checksums
-from attribench.registry import METHODS, TASKS
-from attribench.settings import make_config
-from attribench.task import TaskSeeds, Workshop, build_problem, without_cache
+from attribench.model.gates import Gates
+from attribench.model.graphs import GraphBatch
+from attribench.plugins.configs import make_config
+from attribench.plugins.registry import METHODS, TASKS
+from attribench.plugins.task import TaskSeeds, Workshop, build_problem, without_cache
+from attribench.running import bench
 
 conll: Any = importlib.import_module("attribench.tasks.srl.conll")
 graphs_of: Any = importlib.import_module("attribench.tasks.srl.graphs")

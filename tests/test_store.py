@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attribench.arrays import DamagedError, read_arrays
-from attribench.errors import UserError
-from attribench.graphs import GraphBatch
-from attribench.method import Attribution
-from attribench.model import GraphModel
-from attribench.records import StoredScores
-from attribench.scoring import Scores
-from attribench.store import CellStore, ModelCache, digest, read_json, write_atomically, write_json
+from attribench.base.arrays import DamagedError, read_arrays
+from attribench.base.errors import UserError
+from attribench.model.graphs import GraphBatch
+from attribench.model.model import GraphModel
+from attribench.plugins.method import Attribution
+from attribench.scoring.judge import Scores
+from attribench.storing.records import StoredScores
+from attribench.storing.store import CellStore, ModelCache, digest, read_json, write_atomically, write_json
 
 CPU = torch.device("cpu")
 

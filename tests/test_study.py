@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from attribench import study
+from attribench.base.errors import UserError
 from attribench.cli import main
-from attribench.errors import UserError
-from attribench.registry import METHODS, TASKS
+from attribench.plugins.registry import METHODS, TASKS
+from attribench.telling import cards as study
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "toy"
 

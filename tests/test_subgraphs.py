@@ -9,12 +9,12 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv, GraphConv, GraphNorm
 from torch_geometric.utils import k_hop_subgraph
 
-from attribench.errors import UserError
-from attribench.graphs import GraphBatch
-from attribench.model import GraphModel
-from attribench.output import GraphClassification, NodeClassification
-from attribench.output_binary import LinkPrediction
-from attribench.subgraphs import Flow, check_neighbourhoods, neighbourhoods, whole_graph
+from attribench.base.errors import UserError
+from attribench.model.graphs import GraphBatch
+from attribench.model.model import GraphModel
+from attribench.model.output import GraphClassification, NodeClassification
+from attribench.model.output_binary import LinkPrediction
+from attribench.model.subgraphs import Flow, check_neighbourhoods, neighbourhoods, whole_graph
 
 
 def big_graph(nodes: int = 60, edges: int = 110, seed: int = 0) -> Data:

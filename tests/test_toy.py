@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from attribench.graphs import GraphBatch
-from attribench.model import GraphModel
-from attribench.registry import TASKS
-from attribench.task import Split, TaskSeeds, Workshop, build_problem, without_cache
+from attribench.model.graphs import GraphBatch
+from attribench.model.model import GraphModel
+from attribench.plugins.registry import TASKS
+from attribench.plugins.task import Split, TaskSeeds, Workshop, build_problem, without_cache
 
 TASKS["toy"]
 toy: Any = importlib.import_module("attribench.tasks.toy")

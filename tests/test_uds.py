@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attribench.arrays import read_arrays, write_arrays
-from attribench.errors import UserError
+from attribench.base.arrays import read_arrays, write_arrays
+from attribench.base.errors import UserError
 
 conll: Any = importlib.import_module("attribench.tasks.srl.conll")
 glove: Any = importlib.import_module("attribench.tasks.srl.glove")

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
+from attribench.base.errors import UserError
+from attribench.checking.methods import ContractModel, random_graphs
 from attribench.cli import main
-from attribench.contract import ContractModel, random_graphs
-from attribench.errors import UserError
-from attribench.integrity import shuffled
-from attribench.method import Method
-from attribench.plan import Plan
-from attribench.registry import METHODS, TASKS
-from attribench.settings import split_names, variant_options
+from attribench.model.integrity import shuffled
+from attribench.plugins.configs import split_names, variant_options
+from attribench.plugins.method import Method
+from attribench.plugins.registry import METHODS, TASKS
+from attribench.running.plan import Plan
 
 Cli = Callable[..., tuple[int, str, str]]
 # Trained for a moment: some predictions hang on several messages.
@@ -28,8 +28,8 @@ SMALL = [
 ]
 PLUGINS = '''
 import torch
-from attribench.method import Attribution, Method
-from attribench.registry import METHODS
+from attribench.plugins.method import Attribution, Method
+from attribench.plugins.registry import METHODS
 
 
 @METHODS.register

@@ -32,7 +32,7 @@ from attribench import (
     UserError,
     generator,
 )
-from attribench.task import SPLITS
+from attribench.plugins.task import SPLITS
 
 DEGREES = torch.tensor([2, 6, 6, 3, 1])
 

@@ -28,24 +28,24 @@ from pebble import ProcessExpired
 from rich.console import Console
 from torch import Tensor
 
-from attribench import workers
-from attribench.contract import ContractModel, contract_subject, random_graphs
-from attribench.errors import Infeasible, StorageError
-from attribench.execution import Job, Outcome, first_line, status_of
-from attribench.gates import Gates, UnsupportedModelError
-from attribench.graphs import GraphBatch
-from attribench.method import Attribution, Method
-from attribench.output import GraphClassification
-from attribench.plan import Cell, Grounds, Item, Plan
-from attribench.progress import Progress, Tracker
-from attribench.records import StoredScores
-from attribench.registry import METHODS, TASKS
-from attribench.runner import Runner
-from attribench.scoring import Judge
-from attribench.seeds import Seeds
-from attribench.store import CellStore, ModelCache, remove_old_drafts, write_json
-from attribench.task import Problem, Split, Task, TaskSeeds, Workshop
-from attribench.workers import Schedule, Workers, default_jobs, describe
+from attribench.base.errors import Infeasible, StorageError
+from attribench.base.progress import Progress, Tracker
+from attribench.base.seeds import Seeds
+from attribench.checking.methods import ContractModel, contract_subject, random_graphs
+from attribench.explaining.job import Job, Outcome, first_line, status_of
+from attribench.model.gates import Gates, UnsupportedModelError
+from attribench.model.graphs import GraphBatch
+from attribench.model.output import GraphClassification
+from attribench.plugins.method import Attribution, Method
+from attribench.plugins.registry import METHODS, TASKS
+from attribench.plugins.task import Problem, Split, Task, TaskSeeds, Workshop
+from attribench.running import pool as workers
+from attribench.running.plan import Cell, Grounds, Item, Plan
+from attribench.running.pool import Schedule, Workers, default_jobs, describe
+from attribench.running.runner import Runner
+from attribench.scoring.judge import Judge
+from attribench.storing.records import StoredScores
+from attribench.storing.store import CellStore, ModelCache, remove_old_drafts, write_json
 
 bottleneck: Any = importlib.import_module("attribench.methods.information_bottleneck")
 HANG = 30.0
@@ -571,7 +571,7 @@ def test_a_tracker_yields_everything_and_reports_start_and_end(monkeypatch: pyte
     report = Report()
     tracker = Tracker(report)
     clock = iter(range(100))
-    monkeypatch.setattr("attribench.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("attribench.base.progress.time.monotonic", lambda: next(clock))
     tracker.prefix = "toy: "
     assert list(tracker(range(3), "steps")) == [0, 1, 2]
     tracker.end()
@@ -580,7 +580,7 @@ def test_a_tracker_yields_everything_and_reports_start_and_end(monkeypatch: pyte
 
 def test_a_tracker_reports_seldom_and_knows_the_total_of_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     report = Report()
-    monkeypatch.setattr("attribench.progress.time.monotonic", lambda: 0.0)
+    monkeypatch.setattr("attribench.base.progress.time.monotonic", lambda: 0.0)
     assert list(Tracker(report)(["a", "b"], "letters")) == ["a", "b"]
     assert list(Tracker(report)(iter("ab"), "letters")) == ["a", "b"]
     assert list(Tracker(report)(iter("ab"), "letters", 2)) == ["a", "b"]

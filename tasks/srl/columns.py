@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from attribench.errors import UserError
+from attribench.base.errors import UserError
 
 from .conll import COLUMNS, NOTHING, Sentence
 

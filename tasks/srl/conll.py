@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from attribench.errors import UserError
+from attribench.base.errors import UserError
 
 from .files import read_lines
 

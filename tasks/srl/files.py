@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from attribench.arrays import regular_size
-from attribench.errors import UserError
+from attribench.base.arrays import regular_size
+from attribench.base.errors import UserError
 
 MAX_LINE_BYTES = 2**20
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from attribench.arrays import DamagedError, read_arrays, write_arrays
-from attribench.errors import UserError
+from attribench.base.arrays import DamagedError, read_arrays, write_arrays
+from attribench.base.errors import UserError
 
 from .conll import Sentence, read_conll
 from .files import read_lines

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attribench.graphs import GraphBatch, named_keys
-from attribench.seeds import generator
-from attribench.task import Split
+from attribench.base.seeds import generator
+from attribench.model.graphs import GraphBatch, named_keys
+from attribench.plugins.task import Split
 
 from .columns import GOLD, Columns, lemmas, tags, tree
 from .conll import Sentence

@@ -36,14 +36,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from attribench.arrays import file_checksum
-from attribench.errors import UserError
-from attribench.graphs import GraphBatch
-from attribench.method import config, untracked
-from attribench.output import SequenceLabelling
-from attribench.registry import TASKS
-from attribench.seeds import generator
-from attribench.task import Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
+from attribench.base.arrays import file_checksum
+from attribench.base.errors import UserError
+from attribench.base.seeds import generator
+from attribench.model.graphs import GraphBatch
+from attribench.model.output import SequenceLabelling
+from attribench.plugins.method import config, untracked
+from attribench.plugins.registry import TASKS
+from attribench.plugins.task import Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
 
 from .columns import GOLD, Columns, check_labels, choose, is_blind
 from .conll import Sentence, read_conll

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import to_dense_batch
 
-from attribench.graphs import GraphBatch
-from attribench.model import GraphModel
+from attribench.model.graphs import GraphBatch
+from attribench.model.model import GraphModel
 
 DIRECTIONS = 2
 """Along the arc (from head to dependent) and against it."""

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from attribench.errors import UserError
+from attribench.base.errors import UserError
 
 from .conll import NOTHING, Sentence, write_conll
 from .modifiers import prepositions

@@ -1,0 +1,1 @@
+"""The contract suites that every method and every task must pass."""

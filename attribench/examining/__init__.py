@@ -1,0 +1,1 @@
+"""Is a problem what the harness takes it for?"""

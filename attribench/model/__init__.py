@@ -1,0 +1,1 @@
+"""Graphs, a model of them, its gates, and what its output means."""

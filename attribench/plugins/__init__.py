@@ -1,0 +1,1 @@
+"""What methods and tasks are, and how they are found."""

@@ -1,0 +1,143 @@
+"""Configurations from ``--set`` and ``--config``: parsed, validated, and refused with one clear line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..base.arrays import DamagedError, read_file
+from ..base.errors import UserError
+
+Overrides = dict[str, dict[str, Any]]
+
+MAX_CONFIG_BYTES = 2**17
+MAX_CONFIG_LINE = 4000
+MAX_CONFIG_DOTS = 100
+MAX_CONFIG_DEPTH = 5
+
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+
+
+def read_config(path: Path) -> Overrides:
+    """Read a TOML file: a table ``[run]`` with command-line options, and one table per task or method.
+
+    Raises:
+        UserError: when it cannot be read, is not TOML, or holds something other than tables.
+    """
+    try:
+        text = read_file(path, MAX_CONFIG_BYTES).decode()
+        lines = text.split("\n")  # as TOML counts them: str.splitlines() knows other ends of lines
+        if max(map(len, lines)) > MAX_CONFIG_LINE or max(line.count(".") for line in lines) > MAX_CONFIG_DOTS:
+            raise ValueError(f"a line of more than {MAX_CONFIG_LINE} characters, or {MAX_CONFIG_DOTS} dots")
+        content = tomllib.loads(text)
+    except DamagedError as error:
+        raise UserError(f"expected a readable configuration file; {error}: check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"expected a TOML file; {path}: {error}: mend the file") from error
+    if _depth(content) > MAX_CONFIG_DEPTH:
+        raise UserError(f"expected tables of options; {path} has values {MAX_CONFIG_DEPTH} levels down: mend the file")
+    for name, table in content.items():
+        if not isinstance(table, dict):
+            raise UserError(
+                f"expected tables such as [run] or [toy] in {path}; got {name} = {table!r}: move it into one"
+            )
+    return content
+
+
+def _depth(content: Any) -> int:
+    """Return how deep tables and lists are nested, or one more than is allowed."""
+    level, depth = [content], 0
+    while level and depth <= MAX_CONFIG_DEPTH:
+        inner = [list(x.values()) if isinstance(x, dict) else x for x in level if isinstance(x, dict | list)]
+        level, depth = [value for values in inner for value in values], depth + 1
+    return depth
+
+
+def parse_overrides(assignments: Sequence[str]) -> Overrides:
+    """Parse ``plugin.option=value`` assignments; values stay text until they are validated."""
+    overrides: Overrides = {}
+    for assignment in assignments:
+        target, equals, value = assignment.partition("=")
+        plugin, dot, option = target.strip().partition(".")
+        if not (equals and dot and plugin and option):
+            raise UserError(f"expected --set PLUGIN.OPTION=VALUE, such as toy.colours=8; got {assignment!r}")
+        overrides.setdefault(plugin.strip(), {})[option.strip().replace("-", "_")] = value.strip()
+    return overrides
+
+
+def split_names(text: str) -> list[str]:
+    """Split at commas outside brackets: ``a,b[x=1,y=2]`` is ``a`` and ``b[x=1,y=2]``."""
+    names = re.findall(r"(?:[^,\[]|\[[^\]]*\]|\[)+", text)
+    return [name.strip() for name in names if name.strip()]
+
+
+def variant_options(name: str) -> dict[str, str]:
+    """Return the options in a variant's name: those of ``gnnexplainer[steps=100]`` are ``{"steps": "100"}``.
+
+    Raises:
+        UserError: when the brackets do not hold OPTION=VALUE assignments.
+    """
+    base, bracket, rest = name.partition("[")
+    if not bracket:
+        return {}
+    if not rest.endswith("]"):
+        raise UserError(f"expected a variant such as gnnexplainer[steps=100]; got {name!r}: close the bracket")
+    return parse_overrides([f"{base}.{assignment}" for assignment in rest[:-1].split(",")]).get(base, {})
+
+
+def merge(*layers: Overrides) -> Overrides:
+    """Merge overrides; later ones win."""
+    merged: Overrides = {}
+    for layer in layers:
+        for plugin, options in layer.items():
+            merged.setdefault(plugin, {}).update(options)
+    return merged
+
+
+def make_config(plugin: str, kind: type[Any], options: Mapping[str, Any]) -> Any:
+    """Build a plugin's configuration.
+
+    Raises:
+        UserError: for an unknown option, with the valid ones, or a value out of range, with the range.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]
+    for name in options:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            valid = ", ".join(names) or "none: it has no options"
+            raise UserError(f"expected an option of {plugin} among {valid}; got {name!r}.{hint}")
+    try:
+        return kind(**options)
+    except UserError as error:
+        raise UserError(f"{plugin}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(str(part) for part in (plugin, *first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        got = f"; got {first['input']!r}: change it" if first["loc"] else ""
+        raise UserError(f"{option}: {message}{got}") from error
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain values, for records and keys."""
+    return dataclasses.asdict(config)
+
+
+def describe(plugin: str, kind: type[Any]) -> list[str]:
+    """Return one line per option: how to set it, its default, its range and what it is."""
+    properties = TypeAdapter(kind).json_schema(mode="serialization").get("properties", {})
+    lines = []
+    for name, schema in properties.items():
+        bounds = [f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema]
+        choices = [str(choice) for choice in schema.get("enum", [])]
+        limits = f" ({', '.join([*bounds, *choices])})" if bounds or choices else ""
+        lines.append(f"{plugin}.{name}={schema.get('default')}{limits}  {schema.get('description', '')}")
+    return lines

@@ -1,0 +1,1 @@
+"""Plans, and how their pieces are run."""

@@ -1,0 +1,405 @@
+"""Performs the pieces of a run: cells (task, method, data seed, model seed, fit seed) and what they stand on.
+
+Everything goes through the results folder: :meth:`Runner.perform` does one piece of work and leaves what it found
+there, and :meth:`Runner.load` reads it back. So it does not matter which process does a piece, or whether an earlier
+run has done it.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import Timeout
+
+from ..base.arrays import DamagedError
+from ..base.closure import code_digest, plugin_modules
+from ..base.errors import StorageError, UserError
+from ..base.reading import checksums, files_read, refuse_undeclared
+from ..explaining.job import FAULTS, Job, Outcome, first_line, smaller_passes, status_of
+from ..plugins.configs import as_dict
+from ..plugins.method import Attribution, Method, untracked
+from ..plugins.registry import METHODS, TASKS, read_while_imported
+from ..plugins.task import Problem, Task, TaskSeeds, Workshop, build_problem
+from ..scoring.judge import Judge, Scores, score_method
+from ..storing.records import StoredScores
+from ..storing.store import (
+    CellStore,
+    ModelCache,
+    digest,
+    library_versions,
+)
+from .plan import Cell, Grounds, Item, Plan, git_commit
+
+logger = logging.getLogger(__name__)
+
+REFUSED = "refused"
+"""Status of a problem that is not what the harness takes it for; its cells are skipped with the reason."""
+
+SCORED = ("ok", "partial")
+"""Statuses of cells that have attributions."""
+
+OVERWRITE: dict[str, tuple[str, ...]] = {
+    "failed": (*SCORED, "skipped", "infeasible"),
+    "never": (*SCORED, "skipped", "infeasible", "failed", "timeout", "out-of-memory"),
+    "always": (),
+}
+"""Statuses of the records that a run keeps, by ``--overwrite``."""
+
+
+@dataclass
+class Result:
+    """A cell's record with the rows scored for it."""
+
+    cell: Cell
+    record: dict[str, Any]
+    rows: Sequence[Scores]
+    log: Path | None = None
+
+
+@dataclass
+class ProblemResult:
+    """A problem's own figures and its controls."""
+
+    task: str
+    data_seed: int
+    model_seed: int
+    figures: Mapping[str, Any]
+    ablations: Sequence[float]
+    rows: Sequence[Scores]
+
+
+class Runner:
+    """Performs the pieces of a plan in a results folder.
+
+    Args:
+        plan: what to run.
+        store: the results folder.
+        cache: trained models.
+        overwrite: ``failed`` keeps what ended well, ``never`` every record, ``always`` none.
+        track: wraps a loop in a progress bar.
+    """
+
+    def __init__(
+        self, plan: Plan, store: CellStore, cache: ModelCache, overwrite: str = "failed", track: Any = untracked
+    ) -> None:
+        self.plan = plan
+        self.configs = plan.configs()
+        self.store = store
+        self.cache = cache
+        self.kept = OVERWRITE[overwrite]
+        self.track = track
+        self.device = torch.device(plan.device)
+        self._built: tuple[Grounds, Problem | BaseException] | None = None
+        self._checksums: dict[str, dict[str, str]] = {}
+
+    def problem_content(self, grounds: Grounds) -> dict[str, Any]:
+        """Return what decides a problem."""
+        return {
+            "task": grounds.task,
+            "task_config": as_dict(self.configs[grounds.task]),
+            "code": code_digest("attribench.plugins.task", *plugin_modules(TASKS[grounds.task])),
+            "data": self._sources(grounds.task),
+            "data_seed": grounds.data_seed,
+            "model_seed": grounds.model_seed,
+            "versions": library_versions(),
+            "device": _device_name(self.device),
+            "dtype": str(torch.get_default_dtype()),
+            "threads": self.plan.threads,
+        }
+
+    def _sources(self, task: str) -> dict[str, str]:
+        if task not in self._checksums:
+            declared = TASKS[task](self.configs[task]).sources()
+            self._checksums[task] = _checksums(TASKS[task], declared)
+        return self._checksums[task]
+
+    def cell_content(self, cell: Cell) -> dict[str, Any]:
+        """Return what decides a cell's attributions."""
+        return {
+            **self.problem_content(cell.grounds),
+            "method": cell.method,
+            "method_config": as_dict(self.configs[cell.method]),
+            "method_code": code_digest("attribench.explaining.job", *plugin_modules(METHODS[cell.method])),
+            "method_data": _checksums(METHODS[cell.method], METHODS[cell.method].sources(self.configs[cell.method])),
+            "fit_seed": cell.fit_seed,
+            "max_edges": self.plan.max_edges,
+            "randomised_graphs": self.plan.randomised_graphs,
+        }
+
+    def key(self, item: Item) -> str:
+        """Return the key of an item's record: a hash of all that decides it."""
+        if isinstance(item, Cell):
+            return digest(self.cell_content(item))
+        return "problem-" + digest({**self.problem_content(item), "max_edges": self.plan.max_edges})
+
+    def keys(self) -> list[str]:
+        """Return the keys of the plan's cells."""
+        return [self.key(cell) for cell in self.plan.cells()]
+
+    def problem(self, grounds: Grounds) -> Problem:
+        """Build a problem, or return the one built last. A problem that failed to build fails again at once."""
+        if self._built is None or self._built[0] != grounds:
+            content = digest(self.problem_content(grounds))
+
+            def cached(model: Any, train: Any) -> dict[str, float]:
+                return self.cache.load_or_train(content, model, train)
+
+            workshop = Workshop(self.device, cached, self.track)
+            stored = self.load_grounds(grounds)
+            try:
+                with files_read() as read:
+                    task = TASKS[grounds.task](self.configs[grounds.task])
+                refuse_undeclared(task.name, read, task.sources() if read else {})
+                built = build_problem(task, TaskSeeds(*grounds.seeds), workshop)
+                self._built = (grounds, replace(built, known=stored.findings if stored else None))
+            except FAULTS as error:
+                self._built = (grounds, error)
+        found = self._built[1]
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def finished(self, item: Item) -> bool:
+        """Say whether nothing is left to do for an item."""
+        key = self.key(item)
+        if isinstance(item, Cell):
+            record = self.store.record(key)
+            if record is None or record["status"] not in self.kept:
+                return False
+            if record["status"] not in SCORED:
+                return True
+        elif not self.kept:
+            return False
+        stored = self.store.scores(key, _score_key(key))
+        enough = ("ok",) if isinstance(item, Cell) else ("ok", REFUSED)
+        return stored is not None and stored.status in enough
+
+    def perform(self, item: Item, max_edges: int | None = None, *, wait: bool = True) -> bool:
+        """Do one piece of work, unless it is done; leave what came out in the results folder.
+
+        Args:
+            item: what to do.
+            max_edges: fewer than the plan's, after memory ran out.
+            wait: whether to wait while another process does it.
+
+        Returns:
+            False where another process does it and this one was not to wait.
+
+        Raises:
+            StorageError: when the folder cannot be written. Every other failure is a record.
+        """
+        key = self.key(item)
+        limit = min(max_edges or self.plan.max_edges, self.plan.max_edges)
+        try:
+            with self.store.lock(key).acquire(timeout=-1 if wait else 0):
+                if isinstance(item, Cell):
+                    self._perform_cell(item, key, limit)
+                elif not self.finished(item):
+                    self._score_grounds(item, key, limit)
+        except Timeout:
+            return False
+        return True
+
+    def end(self, item: Item, status: str, reason: str, log: str = "") -> None:
+        """Record how an item ended that could not record it itself."""
+        key = self.key(item)
+        with self.store.lock(key):
+            if isinstance(item, Cell):
+                self._save(item, key, Outcome(status, reason, log))
+            else:
+                self.store.save_scores(key, _score_key(key), StoredScores(status=status, reason=reason, log=log))
+
+    def load(self, cell: Cell) -> Result:
+        """Return what is stored for a cell."""
+        key = self.key(cell)
+        record = self.store.record(key)
+        if record is None:
+            reason = f"expected its record in {self.store.cells / key}; it is not there: run it again"
+            record = {"status": "failed", "reason": reason, "costs": {}}
+        if record["status"] not in SCORED:
+            return Result(cell, record, [], self.store.log(key))
+        stored = self.store.scores(key, _score_key(key))
+        reason = f"expected its scores in {self.store.cells / key}; they are not there: run it again"
+        return _result(cell, record, stored or StoredScores(status="failed", reason=reason))
+
+    def load_grounds(self, grounds: Grounds) -> StoredScores | None:
+        """Return what is stored for a problem."""
+        key = self.key(grounds)
+        return self.store.scores(key, _score_key(key))
+
+    def rescore(self, keys: Sequence[str]) -> Iterator[Result]:
+        """Yield the results of the plan's cells from the records ``keys``, scored anew; no method is run.
+
+        Cells without a record, of an interrupted run, are left out.
+        """
+        for cell, key in zip(self.plan.cells(), keys, strict=True):
+            with self.store.lock(key):
+                record = self.store.record(key)
+                if record is None:
+                    continue
+                if record["status"] not in SCORED:
+                    yield Result(cell, record, [])
+                    continue
+                try:
+                    yield _result(cell, record, self._score(cell, key, record, self.plan.max_edges, found=True))
+                except DamagedError as error:
+                    yield _result(cell, record, StoredScores(status="failed", reason=f"scoring: {error}"))
+
+    def rescore_grounds(self, grounds: Grounds) -> StoredScores | None:
+        """Score a problem's controls anew, and return them."""
+        key = self.key(grounds)
+        with self.store.lock(key):
+            self._score_grounds(grounds, key, self.plan.max_edges)
+        return self.load_grounds(grounds)
+
+    def _score_grounds(self, grounds: Grounds, key: str, max_edges: int) -> None:
+        def score(limit: int) -> StoredScores:
+            with Judge(self.problem(grounds), limit) as judge:
+                figures = {**judge.problem.figures, "gold_confirmed": judge.problem.gold_confirmed}
+                figures |= judge.predicted_without_messages()
+                rows, ablations, found = judge.problem_controls(), judge.ablations(), judge.problem.findings
+                return StoredScores(rows, figures=figures, ablations=ablations, findings=found)
+
+        self.store.save_scores(key, _score_key(key), _scored(score, max_edges))
+
+    def _perform_cell(self, cell: Cell, key: str, max_edges: int) -> None:
+        record = self.store.record(key)
+        kept = record is not None and record["status"] in self.kept
+        if record is None or not kept:
+            record = self._save(cell, key, self._execute(cell, max_edges))
+        if record["status"] not in SCORED or (kept and self.finished(cell)):
+            return
+        try:
+            self._score(cell, key, record, max_edges, found=kept)
+        except DamagedError as error:
+            if not kept:
+                raise
+            logger.warning("%s cannot be used, it is made again: %s", self.store.cells / key, error)
+            record = self._save(cell, key, self._execute(cell, max_edges))
+            if record["status"] in SCORED:
+                self._score(cell, key, record, max_edges)
+
+    def _execute(self, cell: Cell, max_edges: int) -> Outcome:
+        """Run a cell, whatever happens."""
+        kind, config, seeds = METHODS[cell.method], self.configs[cell.method], cell.seeds
+
+        try:
+            problem = self.problem(cell.grounds)
+        except StorageError:
+            raise
+        except FAULTS as error:
+            return Outcome(status_of(error), first_line(error), traceback.format_exc())
+        outcome = Job(kind, config, seeds, problem, max_edges, self.plan.randomised_graphs, self.track).run()
+        if max_edges < self.plan.max_edges:
+            outcome.costs.setdefault("max_edges", max_edges)
+        if outcome.status in ("failed", "out-of-memory"):
+            self._built = None  # whatever the method did to the model or the graphs, the next one gets new ones
+        return outcome
+
+    def _save(self, cell: Cell, key: str, outcome: Outcome) -> dict[str, Any]:
+        record = {
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "costs": outcome.costs,
+            "figures": outcome.figures,
+            "content": self.cell_content(cell),
+            "commit": git_commit(),
+        }
+        return self.store.save(key, record, outcome.attributions, outcome.log)
+
+    def _score(
+        self, cell: Cell, key: str, record: dict[str, Any], max_edges: int, *, found: bool = False
+    ) -> StoredScores:
+        """Score a record and keep the scores; a scorer that fails leaves the attributions as they are.
+
+        Args:
+            cell, key, record: what to score.
+            max_edges: the most edges of a pass.
+            found: whether the record was there before, so that it may be anybody's.
+
+        Raises:
+            DamagedError: when the attributions are not those of this cell.
+        """
+        attributions = self.store.attributions(key, record, self.device)
+
+        def score(limit: int) -> StoredScores:
+            problem = self.problem(cell.grounds)
+            if found:
+                _check(attributions, problem)
+            return StoredScores(score_method(cell.method, problem, attributions, record["figures"], cell.seeds, limit))
+
+        stored = _scored(score, max_edges)
+        if stored.status != "ok":
+            self._built = None
+            stored = replace(stored, reason=f"scoring: {stored.reason}")
+        self.store.save_scores(key, _score_key(key), stored)
+        return stored
+
+
+def _scored(score: Callable[[int], StoredScores], max_edges: int) -> StoredScores:
+    """Return what a scorer returns, or how it ended; when memory runs out, try again in smaller passes."""
+    for limit in smaller_passes(max_edges):
+        try:
+            return score(limit)
+        except (StorageError, DamagedError):
+            raise
+        except UserError as error:
+            return StoredScores(status=REFUSED, reason=first_line(error))
+        except FAULTS as error:
+            stored = StoredScores(status=status_of(error), reason=first_line(error), log=traceback.format_exc())
+        if stored.status != "out-of-memory":
+            break
+    return stored
+
+
+def _checksums(plugin: type[Method | Task], declared: Mapping[str, Path]) -> dict[str, str]:
+    """Return the checksums of a plugin's files: those that it declares by name, those read at import by content."""
+    read = sorted(checksums(read_while_imported(plugin)).values())
+    return {**checksums(declared), **({"read while imported": " ".join(read)} if read else {})}
+
+
+def problem_result(grounds: Grounds, stored: StoredScores) -> ProblemResult:
+    """Return a problem's figures and controls, as stored."""
+    return ProblemResult(grounds.task, *grounds.seeds, stored.figures, stored.ablations, stored.rows)
+
+
+def _result(cell: Cell, record: dict[str, Any], stored: StoredScores) -> Result:
+    if stored.status != "ok":
+        return Result(cell, {**record, "status": stored.status, "reason": stored.reason}, [])
+    return Result(cell, record, stored.rows)
+
+
+def _check(attributions: dict[str, Attribution], problem: Problem) -> None:
+    """Raise DamagedError unless these can be attributions of the problem."""
+    test, validation = problem.splits["test"].graphs, problem.splits["validation"].graphs
+    first = test.select(torch.arange(min(1, test.num_graphs), device=test.device))
+    with problem.gates() as gates:
+        widths = [call.width for call in gates.record(first).calls]
+    try:
+        graphs = {"test": test, "validation": validation}
+        if "randomised" in attributions:
+            count = test.edge_ptr.tolist().index(attributions["randomised"].scores.shape[1])
+            graphs["randomised"] = test.select(torch.arange(count, device=test.device))
+        if attributions["test"].hard_mask is None and "validation" not in attributions:
+            raise ValueError("expected those of validation graphs, too")
+        for name, attribution in attributions.items():
+            attribution.check(graphs[name], len(widths))
+            for baseline, width in zip(attribution.baselines or (), widths, strict=bool(attribution.baselines)):
+                if baseline.shape[-1] not in (1, width):
+                    raise ValueError(f"expected baselines of width {width}; got {baseline.shape[-1]}")
+    except (KeyError, ValueError) as error:
+        raise DamagedError(f"attributions of another problem: {error}") from error
+
+
+def _score_key(key: str) -> str:
+    return digest({"code": code_digest("attribench.scoring.judge"), "attributions": key})
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

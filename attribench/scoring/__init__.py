@@ -1,0 +1,1 @@
+"""Figures of an attribution: against the gold, and against the model itself."""

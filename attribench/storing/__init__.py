@@ -1,0 +1,1 @@
+"""Results folders and trained models on disk."""

@@ -1,0 +1,1 @@
+"""What is told of results folders: tables, the terminal, cards."""

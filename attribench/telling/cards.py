@@ -1,0 +1,176 @@
+"""Studies: the CSV files that are kept as reference results, and cards that are written from them."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..base.errors import UserError
+from ..storing.store import write_atomically
+
+KEPT = ("comparison", "scores", "tasks")
+END_MARK = "†"
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def keep_views(folder: Path, out: Path) -> None:
+    """Copy the small CSV files of a run's folder."""
+    for name in KEPT:
+        write_atomically(out / f"{name}.csv", partial(shutil.copyfile, folder / f"{name}.csv"))
+
+
+class Reference:
+    """The reference results of a study, for a card's template."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tables: dict[tuple[str, str], pd.DataFrame] = {}
+
+    def table(self, run: str, view: str = "comparison") -> pd.DataFrame:
+        """Return a view of a run.
+
+        Raises:
+            UserError: when it is not there, as after an interrupted study.
+        """
+        if (run, view) not in self._tables:
+            path = self.folder / run / f"{view}.csv"
+            try:
+                self._tables[run, view] = pd.read_csv(path)
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                raise UserError(f"expected the results of a study; {path}: {reason}: run the whole study") from error
+        return self._tables[run, view]
+
+    def value(self, run: str, method: str, figure: str, task: str | None = None) -> float:
+        """Return a figure of one row of a comparison."""
+        table = self.table(run).query("status == 'ok' and cells > 0")
+        rows = table[(table["method"] == method) & ((table["task"] == task) | (task is None))]
+        if rows.empty:
+            raise UserError(
+                f"expected complete cells of {method} on {task or 'any task'} in the reference run {run!r}; got none: "
+                f"{self.folder / run / 'scores.csv'} says how they ended"
+            )
+        return float(rows[figure].iloc[0])
+
+    def get(self, run: str, method: str, figure: str, task: str | None = None) -> float | None:
+        """Return a figure of one row of a comparison; None where there is none."""
+        if figure not in self.table(run) or (task is not None and method not in self.rows(run, task)):
+            return None
+        value = self.value(run, method, figure, task)
+        return None if math.isnan(value) else value
+
+    def mark(self, run: str, method: str, task: str) -> str:
+        """Return a mark where, for some cell, no threshold between keeping all and nothing did better on validation."""
+        table = self.table(run)
+        if "threshold_at_end" not in table:
+            return ""
+        rows = table[(table["method"] == method) & (table["task"] == task)]
+        return END_MARK if rows["threshold_at_end"].eq(True).any() else ""
+
+    def lowest(self, run: str, method: str, figure: str, task: str) -> float:
+        """Return the smallest value over the cells of a figure of the scores; a cell without one counts as 0."""
+        return min(0.0 if math.isnan(value) else value for value in self.each(run, method, figure, task))
+
+    def each(self, run: str, method: str, figure: str, task: str) -> list[float]:
+        """Return a figure of the scores for every cell, in the order of the seeds; NaN for a cell without one."""
+        table = self.table(run, "scores")
+        return [float(x) for x in table[(table["method"] == method) & (table["task"] == task)][figure]]
+
+    def figures(self, run: str, task: str, figure: str) -> list[float]:
+        """Return a figure of every problem of a task, in the order of the seeds; nothing where there is none."""
+        table = self.table(run, "tasks")
+        return [float(x) for x in table[table["task"] == task][figure].dropna()] if figure in table else []
+
+    def smallest_lead(self, better: tuple[str, str], worse: tuple[str, str], figure: str) -> float:
+        """Return the smallest difference of a figure between two tasks, each (run, task), of the same seeds.
+
+        Raises:
+            UserError: when their seeds differ.
+        """
+        seeds = ["data_seed", "model_seed"]
+        first, second = (
+            self.table(run, "tasks").query("task == @task").set_index(seeds)[figure] for run, task in (better, worse)
+        )
+        if first.empty or not first.index.equals(second.index):
+            raise UserError(f"expected the same seeds of {better} and {worse}; got others: run the study")
+        return float((first - second).min())
+
+    def by_layer(self, run: str, method: str, figure: str, task: str) -> list[float]:
+        """Return the mean over cells of a figure of every layer, from the first."""
+        table = self.table(run, "scores")
+        number = sum(str(name).startswith(f"{figure}_layer_") for name in table)
+        means = (self.mean(run, method, f"{figure}_layer_{k}", task) for k in range(number))
+        return [x for x in means if not math.isnan(x)]
+
+    def methods_where(self, run: str, task: str, column: str, text: str) -> list[str]:
+        """Return the methods with a cell whose column of the scores has this text in it."""
+        table = self.table(run, "scores").query("kind == 'method' and task == @task")
+        return [
+            str(name) for name in table[table[column].fillna("").str.contains(text, regex=False)]["method"].unique()
+        ]
+
+    def endings(self, run: str, but: Sequence[str] = ("ok",)) -> list[str]:
+        """Return what the scores say of cells whose status is none of ``but``: task, method, status and reason."""
+        table = self.table(run, "scores")
+        rows = table[~table["status"].isin(but) & (table["kind"] == "method")]
+        lines = [f"`{row.method}` on {row.task}: {row.status}, {row.reason}" for row in rows.itertuples()]
+        return list(dict.fromkeys(lines))
+
+    def finished(self, run: str, method: str, figure: str, task: str) -> list[float]:
+        """Return a figure of the scores for every cell that has one, in the order of the seeds."""
+        return [x for x in self.each(run, method, figure, task) if not math.isnan(x)]
+
+    def rows(self, run: str, task: str, kinds: Sequence[str] = ("method", "control")) -> list[str]:
+        """Return the methods and controls that have figures for a task, in the order of the table."""
+        table = self.table(run).query("status == 'ok' and cells > 0")
+        return [str(name) for name in table[(table["task"] == task) & table["kind"].isin(kinds)]["method"]]
+
+    def methods(self, run: str, task: str) -> list[str]:
+        """Return the methods that have figures for a task."""
+        return self.rows(run, task, ("method",))
+
+    def tasks(self, run: str, task: str) -> list[str]:
+        """Return a task and its variants, in the order of the table."""
+        return [str(name) for name in self.table(run)["task"].unique() if str(name).partition("[")[0] == task]
+
+    def mean(self, run: str, method: str, figure: str, task: str | None = None) -> float:
+        """Return the mean over cells of a figure of the scores."""
+        table = self.table(run, "scores").query("status == 'ok'")
+        rows = table[(table["method"] == method) & ((table["task"] == task) | (task is None))]
+        return float(rows[figure].mean())
+
+    def variants(self, run: str, method: str) -> list[str]:
+        """Return a method and its variants, in the order of the table."""
+        names = self.table(run)["method"]
+        return [str(name) for name in names if str(name).partition("[")[0] == method]
+
+
+def render_card(study: str, **about: Any) -> str:
+    """Render ``tasks/<study>_card.md.j2`` with the results under ``results/reference/<study>``.
+
+    Args:
+        study: name of the study; several tasks may share one.
+        about: further variables of the template, such as the task's name.
+    """
+    folder = ROOT / "results" / "reference" / study
+    if not folder.is_dir():
+        return (
+            f"The reference results of {study!r} are not here. In the repository, `python -m attribench study "
+            f"tasks/{study}_study.toml --out results/reference/{study}` makes them."
+        )
+    environment = Environment(loader=FileSystemLoader(ROOT / "tasks"), undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["percent"] = _percent
+    template = environment.get_template(f"{study}_card.md.j2")
+    return template.render(reference=Reference(folder), **about)
+
+
+def _percent(value: Any) -> str:
+    number = float(value)
+    return "-" if math.isnan(number) else f"{100 * number:z.1f}"
