@@ -14,9 +14,10 @@ from rich.console import Console
 from .base.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from .running.plan import Grounds, Plan
-    from .running.runner import Result, Runner
-    from .storing.records import StoredScores
+    from .running.plan import Plan
+    from .running.runner import Runner
+    from .storing.pieces import Grounds
+    from .storing.records import Result, StoredScores
 
 app = typer.Typer(
     help="Find out which attribution method for graph neural networks tells the truth about a model.",
@@ -174,11 +175,16 @@ def _conclude(
     runner: Runner, folder: Path, results: list[Result], problems: list[tuple[Grounds, StoredScores | None]]
 ) -> int:
     """Write the views and print the comparison; return the exit code."""
+    from .plugins.registry import TASKS
     from .running.runner import REFUSED, problem_result
+    from .storing.records import About
     from .telling.tables import Report, print_comparison
 
     scored = [problem_result(grounds, stored) for grounds, stored in problems if stored and stored.status == "ok"]
-    report = Report(results, scored, runner.configs)
+    about = {
+        task: About(TASKS[task].summary(), TASKS[task](runner.configs[task]).published()) for task in runner.plan.tasks
+    }
+    report = Report(results, scored, about)
     if results:
         report.write(folder)
         print_comparison(report, _console())

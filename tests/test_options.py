@@ -7,7 +7,8 @@ import pytest
 
 from attribench.base.errors import UserError
 from attribench.running.options import make_plan, run_settings
-from attribench.running.plan import Cell, Plan
+from attribench.running.plan import Plan
+from attribench.storing.pieces import Cell
 
 
 def planned(file: dict[str, Any] | None = None, named: dict[str, Any] | None = None, **given: Any) -> Plan:

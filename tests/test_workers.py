@@ -40,10 +40,11 @@ from attribench.plugins.method import Attribution, Method
 from attribench.plugins.registry import METHODS, TASKS
 from attribench.plugins.task import Problem, Split, Task, TaskSeeds, Workshop
 from attribench.running import pool as workers
-from attribench.running.plan import Cell, Grounds, Item, Plan
+from attribench.running.plan import Plan
 from attribench.running.pool import Schedule, Workers, default_jobs, describe
 from attribench.running.runner import Runner
 from attribench.scoring.judge import Judge
+from attribench.storing.pieces import Cell, Grounds, Item
 from attribench.storing.records import StoredScores
 from attribench.storing.store import CellStore, ModelCache, remove_old_drafts, write_json
 

@@ -34,8 +34,9 @@ from ..base.errors import StorageError, UserError
 from ..base.progress import Progress, Tracker
 from ..explaining.job import ATTEMPTS, FAULTS, SMALLER, first_line
 from ..plugins.registry import load_plugin
+from ..storing.pieces import Cell, Grounds, Item
 from ..storing.store import OLD_DRAFT_SECONDS, CellStore, ModelCache
-from .plan import Cell, Grounds, Item, Plan
+from .plan import Plan
 from .processes import context, warm_up
 from .runner import REFUSED, Runner
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,16 @@ from ..plugins.configs import as_dict
 from ..plugins.method import Attribution, Method, untracked
 from ..plugins.registry import METHODS, TASKS, read_while_imported
 from ..plugins.task import Problem, Task, TaskSeeds, Workshop, build_problem
-from ..scoring.judge import Judge, Scores, score_method
-from ..storing.records import StoredScores
+from ..scoring.judge import Judge, score_method
+from ..storing.pieces import Cell, Grounds, Item
+from ..storing.records import ProblemResult, Result, StoredScores
 from ..storing.store import (
     CellStore,
     ModelCache,
     digest,
     library_versions,
 )
-from .plan import Cell, Grounds, Item, Plan, git_commit
+from .plan import Plan, git_commit
 
 logger = logging.getLogger(__name__)
 
@@ -50,28 +51,6 @@ OVERWRITE: dict[str, tuple[str, ...]] = {
     "always": (),
 }
 """Statuses of the records that a run keeps, by ``--overwrite``."""
-
-
-@dataclass
-class Result:
-    """A cell's record with the rows scored for it."""
-
-    cell: Cell
-    record: dict[str, Any]
-    rows: Sequence[Scores]
-    log: Path | None = None
-
-
-@dataclass
-class ProblemResult:
-    """A problem's own figures and its controls."""
-
-    task: str
-    data_seed: int
-    model_seed: int
-    figures: Mapping[str, Any]
-    ablations: Sequence[float]
-    rows: Sequence[Scores]
 
 
 class Runner:

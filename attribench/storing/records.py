@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from ..base.errors import printable
 from ..examining.examination import Findings
 from ..scoring.judge import Scores
+from .pieces import Cell
 
 Number = bool | int | float | None
 TEXT_FIGURES = ("threshold_source",)
@@ -138,3 +140,38 @@ def read_scores(content: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -
         findings=findings,
         **{name: getattr(stored, name) for name in ("status", "reason", "log", "figures", "ablations")},
     )
+
+
+@dataclass
+class Result:
+    """A cell's record with the rows scored for it."""
+
+    cell: Cell
+    record: dict[str, Any]
+    rows: Sequence[Scores]
+    log: Path | None = None
+
+
+@dataclass
+class ProblemResult:
+    """A problem's own figures and its controls."""
+
+    task: str
+    data_seed: int
+    model_seed: int
+    figures: Mapping[str, Any]
+    ablations: Sequence[float]
+    rows: Sequence[Scores]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a run's tables say of a task.
+
+    Args:
+        summary: the task in a line.
+        published: published figures: method -> metric -> value in [0, 1].
+    """
+
+    summary: str
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

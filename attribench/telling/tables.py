@@ -18,10 +18,9 @@ from rich.markup import escape
 from rich.table import Table
 from statsmodels.stats.weightstats import DescrStatsW
 
-from ..plugins.registry import METHODS, TASKS
-from ..running.plan import Grounds
-from ..running.runner import ProblemResult, Result
 from ..scoring.judge import THINNED, Scores
+from ..storing.pieces import Grounds
+from ..storing.records import About, ProblemResult, Result
 from ..storing.store import write_atomically
 
 KEYS = ["task", "method", "data_seed", "model_seed", "fit_seed"]
@@ -51,13 +50,13 @@ class Report:
     Args:
         results: one per cell.
         problems: one per problem.
-        configs: the configuration of every task.
+        about: what is said of every task.
     """
 
     def __init__(
-        self, results: Sequence[Result], problems: Sequence[ProblemResult], configs: Mapping[str, Any]
+        self, results: Sequence[Result], problems: Sequence[ProblemResult], about: Mapping[str, About]
     ) -> None:
-        self.configs = configs
+        self.about = about
         self.results = results
         self.problems = problems
         self._ablations = {
@@ -108,7 +107,7 @@ class Report:
             if not r.rows
         ]
         rows += [{**identity, **row.figures} for identity, row in self._rows()]
-        frame = _sorted(pd.DataFrame(rows))
+        frame = self._sorted(pd.DataFrame(rows))
         problems = zip(frame["task"], frame["data_seed"], frame["model_seed"], strict=True)
         frame["gold_confirmed"] = [self._confirmed.get(problem) for problem in problems]
         return frame.reindex(columns=[*SCORE_COLUMNS, *(c for c in frame if c not in SCORE_COLUMNS)])
@@ -116,7 +115,7 @@ class Report:
     def per_graph(self) -> Iterator[pd.DataFrame]:
         """Yield one row per test graph, a table per cell or control, so that they need not be in memory together."""
         rows = self._rows()
-        order = _sorted(pd.DataFrame([{**identity, "row": i} for i, (identity, _) in enumerate(rows)]))
+        order = self._sorted(pd.DataFrame([{**identity, "row": i} for i, (identity, _) in enumerate(rows)]))
         columns = list(dict.fromkeys(chain(KEYS, *(row.per_graph for _, row in rows))))
         for i in order["row"] if rows else []:
             identity, row = rows[i]
@@ -138,11 +137,11 @@ class Report:
             for identity, row in self._rows()
             for layer in row.layers
         ]
-        return _sorted(pd.DataFrame(rows, columns=None if rows else KEYS))
+        return self._sorted(pd.DataFrame(rows, columns=None if rows else KEYS))
 
     def costs(self) -> pd.DataFrame:
         """Return one row per cell; the only file besides ``run.json`` that differs between equal runs."""
-        return _sorted(
+        return self._sorted(
             pd.DataFrame([{**_identity(r), "status": r.record["status"], **r.record["costs"]} for r in self.results])
         )
 
@@ -167,7 +166,7 @@ class Report:
         figures = [*COMPARED, *(c for c in map(str, scores) if _LAYER.search(c))]
         rows = []
         for (task, method), cells in scores.groupby(["task", "method"], sort=False):
-            published = TASKS[str(task)](self.configs[str(task)]).published().get(str(method), {})
+            published = self.about[str(task)].published.get(str(method), {})
             # Partial cells speak of other graphs than complete ones, and are never averaged with them.
             for status in ["ok", "partial"] if (cells["status"] == "partial").any() else ["ok"]:
                 used = cells[cells["status"] == status]
@@ -188,6 +187,16 @@ class Report:
                 rows.append(row)
         return pd.DataFrame(rows)
 
+    def _sorted(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Order rows by task and seeds, methods before controls; stable within a cell."""
+        if frame.empty:
+            return frame
+        names = {name: i for i, name in enumerate(sorted({result.cell.base for result in self.results}))}
+        order = frame["method"].map(lambda name: names.get(name.partition("[")[0], len(names)))
+        keys = frame.assign(_order=order)[["task", "_order", "method", "data_seed", "model_seed", "fit_seed"]]
+        index = np.lexsort([keys[c].to_numpy() for c in reversed(keys.columns)])
+        return frame.iloc[index].reset_index(drop=True)
+
     def write(self, out: Path) -> None:
         """Write all CSV files, each in one step."""
         for view in (self.scores, self.layers, self.costs, self.tasks, self.comparison):
@@ -206,17 +215,6 @@ def _save(frames: Iterable[pd.DataFrame], path: Path) -> None:
 def _identity(result: Result) -> dict[str, Any]:
     cell = result.cell
     return dict(zip(KEYS, (cell.task, cell.method, cell.data_seed, cell.model_seed, cell.fit_seed), strict=True))
-
-
-def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
-    """Order rows by task and seeds, methods before controls; stable within a cell."""
-    if frame.empty:
-        return frame
-    names = {name: i for i, name in enumerate([*METHODS])}
-    order = frame["method"].map(lambda name: names.get(name.partition("[")[0], len(names)))
-    keys = frame.assign(_order=order)[["task", "_order", "method", "data_seed", "model_seed", "fit_seed"]]
-    index = np.lexsort([keys[c].to_numpy() for c in reversed(keys.columns)])
-    return frame.iloc[index].reset_index(drop=True)
 
 
 def _spread(name: str, values: Any) -> dict[str, float | None]:
@@ -300,7 +298,9 @@ def print_comparison(report: Report, console: Console) -> None:
     rows = comparison.join(costs, on=["task", "method"])
     explained = {"-"}
     for task in report.task_names():
-        table = Table(title=escape(f"{task}: {TASKS[task].summary()}"), title_justify="left", box=box.SIMPLE, padding=0)
+        table = Table(
+            title=escape(f"{task}: {report.about[task].summary}"), title_justify="left", box=box.SIMPLE, padding=0
+        )
         mine = rows[rows["task"] == task]
         shown = [h for h, (name, *_) in _COLUMNS.items() if name in mine and mine[name].notna().any()]
         names = [_name(row) for row in mine.to_dict("records")]
