@@ -797,6 +797,44 @@ def test_a_refused_problem_is_one_line_and_the_others_go_on(
     assert scores.loc["sound", "status"] == "ok"
 
 
+class Drifts(Task):
+    """Builds other labels every time."""
+
+    name = "drifts"
+    built = 0
+    cached = False
+
+    def build(self, seeds: TaskSeeds, workshop: Workshop) -> Problem:
+        made = problem(Model())
+        if self.cached:
+            workshop.cached(made.model, dict)
+        Drifts.built += 1
+        split = made.splits["test"]
+        made.splits["test"] = replace(split, labels=split.labels.roll(Drifts.built))
+        return made
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_data_that_are_not_the_same_every_time_are_refused(
+    cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(TASKS)
+    monkeypatch.setattr(TASKS, "_entries", {**TASKS._entries, "drifts": Drifts})
+    monkeypatch.setattr(Drifts, "cached", cached)
+    codes = []
+    for number, methods in enumerate(("erasure-greedy", "erasure-greedy,integrated-gradients")):
+        out = tmp_path / ("r" if not cached else f"r{number}")
+        arguments = ["--task", "drifts", "--methods", methods, "--jobs", "0", "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", ["attribench", "run", *arguments, "--cache-dir", str(tmp_path / "c")])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        codes.append(ended.value.code)
+    assert codes == [0, 2 if cached else 1]
+    scores = pd.read_csv(out / "scores.csv").query("kind == 'method'").set_index("method")
+    assert "to make the same data every time" in str(scores.loc["integrated-gradients", "reason"])
+    assert scores.loc["erasure-greedy", "status"] == ("skipped" if cached else "ok")
+
+
 def test_check_says_file_line_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
     class Asserts(Broken):
         name = "asserts"

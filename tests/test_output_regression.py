@@ -37,7 +37,7 @@ def test_sigma_is_the_error_on_validation_graphs() -> None:
 
 def test_several_values_each_with_its_sigma() -> None:
     values = torch.tensor([[0.0, 0.0], [2.0, 10.0]])
-    output = GraphRegression().fitted(values, torch.tensor([[1.0, 10.0], [1.0, 20.0]]), TWO)
+    output = GraphRegression().fitted(values, torch.tensor([[-1.0, -10.0], [3.0, 20.0]]), TWO)
     near(output.sigma, 1, 10)
     masked = values + torch.tensor([[1.0, 10.0], [0.0, 30.0]])
     near(output.divergence(values, masked, TWO), 1, 4.5)  # 1/2 + 1/2; 0 + 900 / 200
@@ -45,6 +45,11 @@ def test_several_values_each_with_its_sigma() -> None:
     near(output.target(values, values, TWO, "logit"), 0, 12)
     # value 0: missed 1 + 1 with nothing varied: 0; value 1: 1 - (100 + 100) / (25 + 25) = -3
     assert output.metric(values, torch.tensor([[1.0, 10.0], [1.0, 20.0]]), TWO) == pytest.approx(-1.5)
+
+
+def test_a_model_that_is_worse_than_a_constant_leaves_no_scale() -> None:
+    with pytest.raises(UserError, match="R2 on validation graphs is -49: are the labels in other units"):
+        GraphRegression().fitted(torch.tensor([0.0, 0.0]), torch.tensor([6.0, 8.0]), TWO)
 
 
 def test_a_column_is_a_vector() -> None:

@@ -11,7 +11,7 @@ from test_examination import Model, pool, problem
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.nn import GATConv, GraphConv, SimpleConv
-from torch_geometric.utils import add_self_loops, degree, scatter
+from torch_geometric.utils import add_self_loops, degree, scatter, to_dense_batch
 
 from attribench import GraphBatch, GraphModel, UnsupportedModelError
 
@@ -144,9 +144,62 @@ class OfRawFeatures(Model):
         return self.read(self.second(h, graphs.edge_index).tanh(), graphs)
 
 
-@pytest.mark.parametrize("make", [ByHand, ByScatter, WithLoops, BySparse, ByIndexPut, OfRawFeatures])
+class InAggregate(GraphConv):
+    """Sums the neighbours' states a second time, beside the messages."""
+
+    def aggregate(self, inputs: Tensor, index: Tensor, x_j: Tensor, dim_size: int | None = None) -> Tensor:
+        out: Tensor = super().aggregate(inputs + x_j, index, dim_size=dim_size)
+        return out
+
+
+class InItsForward(GraphConv):
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        out: Tensor = super().forward(x, edge_index)
+        neighbours: Tensor = scatter(x[edge_index[0]], edge_index[1], dim_size=len(x))
+        return out + neighbours
+
+
+class BesideItsMessages(Model):
+    layer = InAggregate
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = self.layer(8, 8)
+
+
+class InForward(BesideItsMessages):
+    layer = InItsForward
+
+
+class Masked(ByHand):
+    """Attends to neighbours alone."""
+
+    def neighbours(self, h: Tensor, graphs: GraphBatch) -> Tensor:
+        apart = torch.ones(len(h), len(h), dtype=torch.bool)
+        apart[graphs.edge_index[1], graphs.edge_index[0]] = False
+        apart.fill_diagonal_(False)
+        out: Tensor = F.scaled_dot_product_attention(h, h, h, ~apart)
+        return out
+
+
+class ReadsEdges(Model):
+    """Pools over edges."""
+
+    def read(self, h: Tensor, graphs: GraphBatch) -> Tensor:
+        source, target = graphs.edge_index
+        along = (h[source] * h[target]).tanh()
+        out: Tensor = self.readout(scatter(along, graphs.edge_graph, dim_size=graphs.num_graphs))
+        return out
+
+
+BESIDE = [
+    ByHand, ByScatter, WithLoops, BySparse, ByIndexPut, OfRawFeatures, BesideItsMessages, InForward, Masked, ReadsEdges,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", BESIDE)
 def test_sums_over_edges_outside_of_layers_are_refused(make: Callable[[], GraphModel]) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"over edges outside of any, .* MessagePassing layer"):
+    with pytest.raises(UnsupportedModelError, match=r"nothing to go over edges but .*: move into message\(\)"):
         _ = problem(make()).findings
 
 
@@ -174,7 +227,38 @@ class CalledForward(Model):
         return self.read(self.second.forward(h, graphs.edge_index), graphs)
 
 
-@pytest.mark.parametrize("make", [Degrees, CalledForward])
+class Dense(Model):
+    """Looks at all nodes of a graph at once; an index for them may look like an end of the edges."""
+
+    def read(self, h: Tensor, graphs: GraphBatch) -> Tensor:
+        padded, present = to_dense_batch(h, graphs.batch, batch_size=graphs.num_graphs)
+        out: Tensor = self.readout((padded * present[..., None]).sum(1))
+        return out
+
+
+class SparsePooling(Model):
+    def read(self, h: Tensor, graphs: GraphBatch) -> Tensor:
+        ends = torch.stack([graphs.batch, torch.arange(len(h))])
+        ones = torch.ones(len(h))
+        pool = torch.sparse_coo_tensor(ends, ones, (graphs.num_graphs, len(h)), check_invariants=True)
+        out: Tensor = self.readout(torch.sparse.mm(pool, h))
+        return out
+
+
+class KnownStructure(Model):
+    """Counts two-step walks before any layer."""
+
+    def encode(self, graphs: GraphBatch) -> Any:
+        adjacency = torch.zeros(graphs.num_nodes, graphs.num_nodes)
+        adjacency[graphs.edge_index[0], graphs.edge_index[1]] = 1
+        return torch.cat([graphs["x"][:, :3], (adjacency @ adjacency).diag()[:, None]], 1)
+
+    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
+        h = self.first(state, graphs.edge_index).tanh()
+        return self.read(self.second(h, graphs.edge_index).tanh(), graphs)
+
+
+@pytest.mark.parametrize("make", [Degrees, CalledForward, Dense, SparsePooling, KnownStructure])
 def test_what_is_no_message_is_left_alone(make: Callable[[], GraphModel]) -> None:
     tried = problem(make())
     before = {name: p.requires_grad for name, p in tried.model.named_parameters()}

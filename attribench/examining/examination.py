@@ -24,7 +24,7 @@ from ..model.integrity import evaluating, module_state
 from ..model.isolation import Watch
 from ..model.output import Output
 from ..model.refusals import compiled
-from ..model.strays import find_stray
+from ..model.strays import find_leak, find_stray
 from ..model.subgraphs import check_neighbourhoods
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ LEVELS_TRIED = (1.0, 0.5, 0.1, 0.01)
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-8}
 """How far a graph's output alone may be from that in a batch, of the largest absolute output."""
 
+LEAST_LEAK = 1e-4
+"""How far an output without messages may move with the edges' sources, of the largest absolute output."""
+
 CUDA_TOLERANCE = 1e-5
 """The same between two passes over one batch on CUDA, whose sums are not ordered; on the CPU they are bit-equal."""
 
@@ -53,12 +56,14 @@ class Findings:
         replay: whether the first call's messages may be taken from a recording.
         without_gradient: layers whose gates change the output though no gradient reaches them.
         unused: layers whose gates change no output of the graphs that were tried.
+        data: a hash of its graphs and labels, which are to be the same whenever it is built.
     """
 
     num_layers: int
     replay: bool = False
     without_gradient: list[int] = field(default_factory=list)
     unused: list[int] = field(default_factory=list)
+    data: str = ""
 
 
 def examine(problem: Problem, max_edges: int) -> Findings:
@@ -86,14 +91,17 @@ def examine(problem: Problem, max_edges: int) -> Findings:
         for name, batch in samples.items():
             _check_independence(problem, name, batch)
             _check_whole(problem, name, batch)
-    if stray:
-        raise UnsupportedModelError(stray)
+        leaks = [find_leak(problem.model, batch, LEAST_LEAK) for batch in samples.values()]
+    for reason in (stray, *leaks):
+        if reason:
+            raise UnsupportedModelError(reason)
     with Gates(problem.model) as gates:
         _check_recorded(problem, gates, plain, max_edges)
         num_layers = _check_isolation(gates, samples)
         _check_gold(problem, num_layers)
         unused, without_gradient = _reach(problem, gates, samples)
-    return Findings(num_layers, _may_replay(problem.model, samples), without_gradient, unused)
+    replay = _may_replay(problem.model, samples)
+    return Findings(num_layers, replay, without_gradient, unused, problem.data())
 
 
 def check_splits(problem: Problem) -> None:
@@ -266,8 +274,10 @@ def _suspect(model: nn.Module) -> str:
     if cached:
         return f"{cached[0]!r} keeps the edges that it saw first; use cached=False"
     norms = [name for name, module in model.named_modules() if type(module).__name__.endswith("Norm")]
-    what = f"something in the model, perhaps {norms[0]!r}," if norms else "something in the model"
-    return f"{what} sees all graphs at once; give normalisations and pooling batch=graphs.batch"
+    if not norms:
+        return "something in the model sees all graphs at once, or keeps what it saw: give pooling batch=graphs.batch"
+    what = f"something in the model, perhaps {norms[0]!r}, sees all graphs at once"
+    return f"{what}; give normalisations and pooling batch=graphs.batch"
 
 
 def _check_whole(problem: Problem, name: str, graphs: GraphBatch) -> None:

@@ -148,6 +148,10 @@ class GraphBatch:
             edge={name: value[order] for name, value in self.edge.items()},
         )
 
+    def with_edges(self, edge_index: Tensor) -> GraphBatch:
+        """Return the batch with other ends ``(2, E)`` of its edges, each within its graph; attributes stay."""
+        return self._derive(edge_index=edge_index)
+
     def keep_edges(self, keep: Tensor) -> GraphBatch:
         """Return the batch with only the edges where ``keep`` ``(E,)`` is true; all nodes stay."""
         counts = self.sum_per_graph(keep.long())

@@ -1,6 +1,7 @@
 """Is the model as it was found? A fingerprint of everything that a method could have left behind."""
 
 import hashlib
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
@@ -91,6 +92,12 @@ def graphs_digest(graphs: GraphBatch) -> str:
     for level in (graphs.node, graphs.edge, graphs.graph):
         tensors += [level[name] for name in sorted(level)]
     return hashlib.sha256("".join(map(_digest, tensors)).encode()).hexdigest()
+
+
+def data_digest(splits: Iterable[tuple[GraphBatch, Tensor]]) -> str:
+    """Return a hash of the graphs and labels of some splits."""
+    parts = [graphs_digest(graphs) + _digest(labels) for graphs, labels in splits]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:32]
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], tolerance: float = 0.0) -> list[str]:

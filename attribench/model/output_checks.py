@@ -12,7 +12,9 @@ def check_classes(labels: Tensor, count: int) -> str | None:
     if labels.dim() != 1:
         return f"expected labels of shape ({len(labels)},); got {tuple(labels.shape)}: flatten them"
     if labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
-        return f"expected integral labels; got {labels.dtype}: convert them with .long()"
+        missing = labels.dtype != torch.bool and not bool(torch.isfinite(labels).all())
+        remedy = "leave out what has no label" if missing else "convert them with .long()"
+        return f"expected integral labels; got {labels.dtype}{', some of them no numbers' * missing}: {remedy}"
     return first_bad(labels, (labels >= 0) & (labels < count), f"a class from 0 to {count - 1}")
 
 
@@ -70,7 +72,9 @@ def check_bits(labels: Tensor, shape: tuple[int, ...]) -> str | None:
     if labels.shape != shape:
         return f"expected labels of shape {shape}; got {tuple(labels.shape)}: {reshaped(labels, shape)}"
     if labels.is_floating_point() or labels.is_complex():
-        return f"expected bool or integral labels; got {labels.dtype}: convert them with .long()"
+        missing = not bool(torch.isfinite(labels).all())
+        remedy = "leave out what has no label" if missing else "convert them with .long()"
+        return f"expected bool or integral labels; got {labels.dtype}{', some of them no numbers' * missing}: {remedy}"
     return first_bad(labels, (labels == 0) | (labels == 1), "0 or 1")
 
 

@@ -57,7 +57,7 @@ class GraphRegression(Output):
         """Return a copy whose sigma is the model's root mean squared error; itself where the task states one.
 
         Raises:
-            UserError: when the model is exactly right, up to rounding, so that its error is no scale.
+            UserError: when the model is exactly right, up to rounding, or worse than a constant: its error is no scale.
         """
         if self._sigma is not None:
             return self
@@ -68,6 +68,13 @@ class GraphRegression(Output):
             if not error > LEAST_ERROR * largest:
                 got = f"a root mean squared error of {error:.3g} for value {k} on validation graphs"
                 raise UserError(f"expected an error that is a scale; got {got}: state one, GraphRegression(sigma=...)")
+        share = self.quality(rows, truth)
+        if share < 0:
+            raise UserError(
+                f"expected a model that predicts better than the mean of the labels, so that its error is a scale; its "
+                f"R2 on validation graphs is {share:.3g}: are the labels in other units? If not, state a scale, "
+                "GraphRegression(sigma=...)"
+            )
         result = copy(self)
         result._sigma = sigma
         return result

@@ -1,53 +1,46 @@
-"""What is out of the gates' reach: layers that are none of the model's, and messages that no layer sends."""
+"""What is out of the gates' reach: layers that are none of the model's, and what goes over edges beside messages."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode
 from torch_geometric.nn import MessagePassing
 
+from ..base.seeds import generator
 from .graphs import LEVELS, GraphBatch
+from .isolation import copied
 from .model import GraphModel
 
-_SUMS = {
-    "index_add", "index_add_", "index_reduce", "index_reduce_", "index_put", "index_put_", "__setitem__",
-    "scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_",
-}  # fmt: skip
-"""Functions that put values where an index says."""
-
-_PRODUCTS = {"mm", "matmul", "__matmul__", "__rmatmul__", "addmm", "sspaddmm", "mv", "smm", "hspmm"}
-"""Functions that sum over neighbours where one side is a sparse matrix."""
+ATTEMPTS = 8
+"""Wirings that are drawn for a graph until one has no new self-loop."""
 
 
 def find_stray(model: GraphModel, batches: Iterable[GraphBatch]) -> str | None:
-    """Return what is wrong with the messages of some passes, in one line with the remedy, or None.
+    """Return what is wrong with the layers that run in some passes, in one line with the remedy, or None.
 
-    A layer that runs without being a submodule is out of reach, however it is called, and so is a sum over edges
-    outside the layers: of anything that comes from node features or weights, by an end of the edges or with a sparse
-    matrix. What C++ extensions sum is not seen, nor what a model sums after it has put the edges in another order.
+    A layer that is no submodule is out of the gates' reach, by whatever method it is called.
     """
     name = type(model).__name__
     for graphs in batches:
         counts = []
         for _ in range(2):
             before = [list(getattr(graphs, level)) for level in LEVELS]
-            watched = _watched_pass(model, graphs)
+            modules = _modules_that_run(model, graphs)
             if before != [list(getattr(graphs, level)) for level in LEVELS]:
                 return (
                     f"expected a model that leaves the graphs as they are; {name} adds to their tensors: keep it in "
                     "variables"
                 )
-            reason = _outside(model, watched.modules) or watched.by_hand
+            reason = _outside(model, modules)
             if reason is not None:
                 return reason
-            counts.append(watched.calls)
+            counts.append(sum(isinstance(module, MessagePassing) for module in modules))
         if counts[0] != counts[1]:
             return (
                 f"expected as many message-passing calls in every pass; {name} made {counts[0]} and then {counts[1]} "
@@ -56,26 +49,32 @@ def find_stray(model: GraphModel, batches: Iterable[GraphBatch]) -> str | None:
     return None
 
 
-def _watched_pass(model: GraphModel, graphs: GraphBatch) -> _Watched:
-    """Run a pass in which whatever comes from node features or weights can be told by its gradient."""
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    kept = dict(graphs.node)
-    for parameter in frozen:
-        parameter.requires_grad_(parameter.is_floating_point())
+def _modules_that_run(model: GraphModel, graphs: GraphBatch) -> list[nn.Module]:
+    """Return the modules that run in a pass, as often as they do."""
+    found: list[nn.Module] = []
+
+    def note(module: nn.Module, _: Any) -> None:
+        found.append(module)
+        layer = _layer_around()  # which may run by propagate() or forward() alone
+        if layer is not None and layer not in found:
+            found.append(layer)
+
+    handle = register_module_forward_pre_hook(note)
     try:
-        with torch.enable_grad():
-            graphs.node.update({name: _with_gradient(x) for name, x in kept.items()})
-            with _Watched(graphs) as watched:
-                model(graphs)
+        model(graphs)
     finally:
-        graphs.node.update(kept)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-    return watched
+        handle.remove()
+    return found
 
 
-def _with_gradient(x: Tensor) -> Tensor:
-    return x.detach().clone().requires_grad_().clone() if x.is_floating_point() else x
+def _layer_around() -> MessagePassing | None:
+    """Return the message-passing layer whose method runs, by the calls that led here."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if isinstance(layer := frame.f_locals.get("self"), MessagePassing):
+            return layer
+        frame = frame.f_back
+    return None
 
 
 def _outside(model: nn.Module, modules: Iterable[nn.Module]) -> str | None:
@@ -90,88 +89,68 @@ def _outside(model: nn.Module, modules: Iterable[nn.Module]) -> str | None:
     return None
 
 
-class _Watched(TorchFunctionMode):
-    """Notes which modules run in a pass, and what is summed over edges outside the layers."""
+@torch.no_grad()
+def find_leak(model: GraphModel, graphs: GraphBatch, tolerance: float) -> str | None:
+    """Return that something goes over edges beside the messages, in one line with the remedy, or None.
 
-    def __init__(self, graphs: GraphBatch) -> None:
-        super().__init__()
-        self.modules: dict[nn.Module, None] = {}
-        #: Calls of message-passing layers.
-        self.calls = 0
-        #: What was summed outside them, in one line.
-        self.by_hand: str | None = None
-        self._ends = [end for end in graphs.edge_index if len(end) and not torch.equal(end, graphs.edge_graph)]
+    With all messages at zero no node may hear of another: the same graphs with other sources of their edges give the
+    same output. Degrees stay as they are, and what :meth:`~attribench.GraphModel.encode` returns is kept, so that a
+    model may know of the structure alone. What it reads of neighbours from tensors of its own is not seen.
 
-    def __enter__(self) -> _Watched:
-        self._handle = register_module_forward_pre_hook(self._entered)
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._handle.remove()
-
-    def _entered(self, module: nn.Module, _: Any) -> None:
-        self.modules[module] = None
-        self.calls += isinstance(module, MessagePassing)
-        layer = _layer_around()  # which may run by propagate() or forward() alone
-        if layer is not None:
-            self.modules[layer] = None
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Run a function of torch, and note it where it sums over edges."""
-        result = function(*args, **(kwargs or {}))
-        name = getattr(function, "__name__", "")
-        if self.by_hand is None and name in _SUMS | _PRODUCTS and self._sums(name, args, kwargs or {}, result):
-            layer = _layer_around()
-            if layer is None:
-                self.by_hand = (
-                    f"expected messages to be sent by PyG layers alone; the model calls {name}() over edges outside "
-                    "of any, which no gate reaches: put it into a MessagePassing layer (SimpleConv sums neighbours)"
-                )
-            else:
-                self.modules[layer] = None
-        return result
-
-    def _sums(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> bool:
-        tensors = list(_tensors([*args, *kwargs.values()]))
-        if not any(x.requires_grad for x in (*tensors, *_tensors([result]))):
-            return False
-        if name in _PRODUCTS:
-            return any(x.layout != torch.strided for x in tensors)
-        return any(self._is_end(x) for x in tensors)
-
-    def _is_end(self, index: Tensor) -> bool:
-        """Say whether an index ``(E,)``, or one expanded from it, starts with an end of the edges."""
-        if index.dtype not in (torch.int64, torch.int32) or not index.dim() or not index.numel():
-            return False
-        for dim in range(index.dim()):
-            column = index[tuple(slice(None) if d == dim else 0 for d in range(index.dim()))]
-            for end in self._ends:
-                if len(column) >= len(end) and torch.equal(column[: len(end)].long(), end):
-                    return True
-        return False
+    Args:
+        model: in evaluation mode.
+        graphs: some graphs.
+        tolerance: how far outputs may be apart, of the largest absolute output.
+    """
+    layers = [module for module in model.modules() if isinstance(module, MessagePassing)]
+    # Messages of self-loops that a layer appends are at zero, too: a softmax over neighbours weighs them.
+    handles = [layer.register_message_forward_hook(lambda _layer, _inputs, messages: messages * 0) for layer in layers]
+    try:
+        state = model.encode(graphs)
+        closed = model.decode(graphs, copied(state)).clone()
+        logits = model.decode(rewired(graphs), copied(state))
+    except Exception:  # a model that refuses such graphs cannot be asked; what else is wrong is told elsewhere
+        return None
+    finally:
+        for handle in handles:
+            handle.remove()
+    gap, scale = float((logits - closed).abs().max()), float(closed.abs().max())
+    if not gap > tolerance * max(scale, 1e-12):
+        return None
+    return (
+        f"expected nothing to go over edges but the layers' messages; with all of them at zero {type(model).__name__} "
+        f"gives another output where edges have other sources (by {gap:.3g}, the largest being {scale:.3g}): move "
+        "into message() what is computed from edges elsewhere (sums of one's own, x_j in aggregate() or update(), "
+        "attention masks, a readout of edges), and into encode() what is known of the structure alone"
+    )
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, tuple | list):
-            yield from _tensors(value)
+def rewired(graphs: GraphBatch) -> GraphBatch:
+    """Return graphs with the sources of their edges exchanged, without new self-loops; degrees stay.
 
-
-def _layer_around() -> MessagePassing | None:
-    """Return the message-passing layer whose method runs, by the calls that led here."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if isinstance(layer := frame.f_locals.get("self"), MessagePassing):
-            return layer
-        frame = frame.f_back
-    return None
+    Where all edges of a graph have one target, exchanged sources are no other graph: they are drawn anew.
+    """
+    draw, (source, target) = generator("rewired"), graphs.edge_index
+    first, size = graphs.node_ptr[:-1][graphs.edge_graph], graphs.num_nodes_per_graph[graphs.edge_graph]
+    loops, done = source == target, torch.zeros(graphs.num_graphs, dtype=torch.bool, device=graphs.device)
+    lowest = target.new_zeros(graphs.num_graphs).scatter_reduce(
+        0, graphs.edge_graph, target, "amin", include_self=False
+    )
+    several = torch.zeros_like(done).index_put((graphs.edge_graph[target != lowest[graphs.edge_graph]],), ~done[:1])
+    movable = (~loops).nonzero()[:, 0]
+    result = source.clone()
+    for _ in range(ATTEMPTS):
+        keys = torch.rand(len(movable), generator=draw).to(graphs.device)
+        order = keys.argsort()
+        order = order[graphs.edge_graph[movable][order].argsort(stable=True)]
+        candidate = source.clone()
+        candidate[movable] = source[movable[order]]
+        drawn = first + (torch.rand(len(source), generator=draw).to(graphs.device) * size).long()
+        candidate = torch.where(several[graphs.edge_graph] | loops, candidate, drawn)
+        bad = torch.zeros_like(done).index_put(
+            (graphs.edge_graph[(candidate == target) & ~loops],), torch.ones_like(done[:1])
+        )
+        fresh = (~bad & ~done)[graphs.edge_graph]
+        result = torch.where(fresh, candidate, result)
+        done = done | ~bad
+    return graphs.with_edges(torch.stack([result, target]))

@@ -147,4 +147,7 @@ def load_plugin(source: str) -> None:
         raise
     except (Exception, SystemExit) as error:
         what = f"{type(error).__name__}: {error} (at {raised_at(error)})"
+        beside = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if beside and (path.parent / f"{beside}.py").is_file():
+            what += f"; it lies beside the plugin: put {str(path.parent)!r} on PYTHONPATH"
         raise UserError(f"expected an importable plugin; {source!r} raised {what}") from error

@@ -22,6 +22,7 @@ from ..examining.examination import SPLITS as SPLITS
 from ..examining.examination import Findings, examine, fitted_output
 from ..model.gates import Gates
 from ..model.graphs import MAX_EDGES, GraphBatch
+from ..model.integrity import data_digest
 from ..model.model import GraphModel
 from ..model.output import Output
 from .method import NoConfig, Subject, untracked
@@ -87,6 +88,10 @@ class Problem:
             UserError: when it is not what the harness takes it for; see :func:`.examine`.
         """
         return self.known or examine(self, MAX_EDGES)
+
+    def data(self) -> str:
+        """Return a hash of graphs and labels."""
+        return data_digest((self.splits[name].graphs, self.splits[name].labels) for name in SPLITS)
 
     def subject(self) -> Subject:
         """Return what a method may see: no labels, no gold, no test graphs.

@@ -136,7 +136,14 @@ class Runner:
                     task = TASKS[grounds.task](self.configs[grounds.task])
                 refuse_undeclared(task.name, read, task.sources() if read else {})
                 built = build_problem(task, TaskSeeds(*grounds.seeds), workshop)
-                self._built = (grounds, replace(built, known=stored.findings if stored else None))
+                known = stored.findings if stored else None
+                if not (self.cache.is_of(content, built.data()) and (known is None or known.data == built.data())):
+                    raise UserError(
+                        f"expected build() of {grounds.task} to make the same data every time; its graphs or labels "
+                        "are not those of the trained model or of what is stored: draw with generator(), sort what "
+                        "comes from sets, and choose another --out and --cache-dir"
+                    )
+                self._built = (grounds, replace(built, known=known))
             except FAULTS as error:
                 self._built = (grounds, error)
         found = self._built[1]

@@ -75,6 +75,7 @@ class _Findings(_Strict):
     replay: bool
     without_gradient: list[int]
     unused: list[int]
+    data: Line
 
 
 class _StoredScores(_Strict):

@@ -331,6 +331,17 @@ class ModelCache:
                 self._save(self.folder / key, model, figures)
         return figures
 
+    def is_of(self, key: str, data: str) -> bool:
+        """Say whether a trained model was made with these data (a hash), which are kept at the first question."""
+        path = self.folder / key / "data.json"
+        if path.parent.is_symlink() or not path.parent.is_dir():
+            return True  # nothing is kept
+        with FileLock(self.folder / f"{key}.lock"):
+            stored = _read_checked(path)
+            if stored is None:
+                write_atomically(path, lambda draft: _dump_checked(draft, data))
+        return stored is None or stored == data
+
     def _load(self, path: Path, model: GraphModel) -> dict[str, float] | None:
         if path.is_symlink() or not path.exists():
             return None
