@@ -18,8 +18,9 @@ from torch import Tensor
 from ..base.errors import UserError
 from ..base.reading import files_read, refuse_undeclared
 from ..base.seeds import derive
-from ..examining.examination import SPLITS as SPLITS
-from ..examining.examination import Findings, examine, fitted_output
+from ..examining.examination import Findings, examine
+from ..examining.outputs import fitted_output
+from ..examining.splits import SPLITS as SPLITS
 from ..model.gates import Gates
 from ..model.graphs import MAX_EDGES, GraphBatch
 from ..model.integrity import data_digest

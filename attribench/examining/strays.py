@@ -13,9 +13,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch_geometric.nn import MessagePassing
 
 from ..base.seeds import generator
-from .graphs import LEVELS, GraphBatch
-from .isolation import copied
-from .model import GraphModel
+from ..model.graphs import LEVELS, GraphBatch
+from ..model.isolation import copied
+from ..model.model import GraphModel
 
 ATTEMPTS = 8
 """Wirings that are drawn for a graph until one has no new self-loop."""
