@@ -14,10 +14,8 @@ from rich.console import Console
 from .base.errors import UserError, printable
 
 if TYPE_CHECKING:
+    from .api import Ending
     from .running.plan import Plan
-    from .running.runner import Runner
-    from .storing.pieces import Grounds
-    from .storing.records import Result, StoredScores
 
 app = typer.Typer(
     help="Find out which attribution method for graph neural networks tells the truth about a model.",
@@ -134,91 +132,32 @@ def run(
 
 
 def _execute(plan: Plan, folder: Path, settings: dict[str, Any]) -> int:
-    """Run a plan, write the views, print the comparison; return the exit code."""
-    import dataclasses
-
-    import torch
-
+    """Run a plan and tell what came of it; return the exit code."""
+    from . import api
     from .base.progress import Progress
-    from .running.pool import Workers, default_jobs, perform_here
-    from .running.runner import Runner
-    from .storing.store import CellStore, ModelCache, remove_old_drafts, write_json
 
-    torch.set_num_threads(plan.threads)
-    jobs = default_jobs(plan) if settings["jobs"] is None else settings["jobs"]
-    cache = ModelCache(Path(settings["cache_dir"]) if settings["cache_dir"] else None)
-    runner = Runner(plan, CellStore(folder), cache, settings["overwrite"])
-    content = {"plan": dataclasses.asdict(plan), "cells": runner.keys(), "jobs": jobs, **_provenance(plan)}
-    write_json(folder / "run.json", content)
-    remove_old_drafts(folder, cache.folder)
-    done = set()
-    interrupted = False
-    with Progress(Console(stderr=True)) as progress:
-        workers = Workers(runner, jobs, settings["cell_timeout"], settings["overwrite"])
-        try:
-            for cell in workers.perform(progress) if jobs else perform_here(runner, progress):
-                done.add(cell)
-        except KeyboardInterrupt:
-            interrupted = True
-    planned = plan.cells()
-    results = [runner.load(cell) for cell in planned if cell in done]
-    problems = [(grounds, runner.load_grounds(grounds)) for grounds in plan.grounds()]
-    code = _conclude(runner, folder, results, problems)
-    if interrupted:
-        _say(f"interrupted after {len(done)} of {len(planned)} cells; they are kept: run the same command to continue")
+    ending = api.run(plan, folder, settings, Progress(Console(stderr=True)))
+    code = _tell(ending, folder)
+    if ending.done < ending.planned:
+        kept = f"interrupted after {ending.done} of {ending.planned} cells; they are kept"
+        _say(f"{kept}: run the same command to continue")
         return EXIT_INTERRUPTED
     _say(f"wrote {folder}")
     return code
 
 
-def _conclude(
-    runner: Runner, folder: Path, results: list[Result], problems: list[tuple[Grounds, StoredScores | None]]
-) -> int:
-    """Write the views and print the comparison; return the exit code."""
-    from .plugins.registry import TASKS
-    from .running.runner import REFUSED, problem_result
-    from .storing.records import About
-    from .telling.tables import Report, print_comparison
+def _tell(ending: Ending, folder: Path) -> int:
+    """Print the comparison and what is left to say; return the exit code."""
+    from .telling.tables import print_comparison
 
-    scored = [problem_result(grounds, stored) for grounds, stored in problems if stored and stored.status == "ok"]
-    about = {
-        task: About(TASKS[task].summary(), TASKS[task](runner.configs[task]).published()) for task in runner.plan.tasks
-    }
-    report = Report(results, scored, about)
-    if results:
-        report.write(folder)
-        print_comparison(report, _console())
+    if ending.report.results:
+        print_comparison(ending.report, _console())
         sys.stdout.flush()
-    refused = {grounds.task: stored.reason for grounds, stored in problems if stored and stored.status == REFUSED}
-    for task, reason in refused.items():
+    for why, count in ending.left_out.items():
+        _say(f"{count} cells of {folder} are left out, {why}")
+    for task, reason in ending.refused.items():
         _say(f"error: {task}: {reason}")
-    if refused:
-        return EXIT_BAD_INPUT
-    return 0 if all(result.record["status"] in ("ok", "partial", "skipped") for result in results) else 1
-
-
-def _provenance(plan: Plan) -> dict[str, Any]:
-    import platform
-
-    import torch
-
-    from . import __version__
-    from .plugins.configs import as_dict
-    from .running.plan import git_commit
-    from .storing.store import library_versions
-
-    device = torch.device(plan.device)
-    return {
-        "attribench": __version__,
-        "commit": git_commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "versions": library_versions(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "configuration": {name: as_dict(config) for name, config in plan.configs().items()},
-    }
+    return EXIT_BAD_INPUT if ending.refused else 0 if ending.well else 1
 
 
 @app.command()
@@ -263,28 +202,15 @@ def score(
     A run with plugins or data of the user's is scored with the same --plugin and --data-dir options: no code is run
     and no path is read because a file says so.
     """
-    import torch
-
-    from .base.progress import Progress, Tracker
+    from . import api
+    from .base.progress import Progress
     from .plugins.registry import load_plugin
-    from .running.plan import read_plan, select_device
-    from .running.runner import Runner
-    from .storing.store import CellStore, ModelCache
 
     for source in plugin or []:
         load_plugin(source)
-    plan, keys = read_plan(run_folder / "run.json", plugin or [], None if data_dir is None else str(data_dir))
-    select_device(plan.device)
-    torch.set_num_threads(plan.threads)
-    runner = Runner(plan, CellStore(run_folder), ModelCache(Path(cache_dir) if cache_dir else None))
-    with Progress(Console(stderr=True)) as progress:
-        runner.track = Tracker(lambda *report: progress.phase(0, *report))
-        results = []
-        for result in runner.rescore(keys):
-            results.append(result)
-            progress.overall(f"scoring {result.cell.task} · {result.cell.method}", len(results), len(keys))
-        problems = [(grounds, runner.rescore_grounds(grounds)) for grounds in plan.grounds()]
-    code = _conclude(runner, run_folder, results, problems)
+    folder = None if data_dir is None else str(data_dir)
+    ending = api.score(run_folder, plugin or [], folder, cache_dir, Progress(Console(stderr=True)))
+    code = _tell(ending, run_folder)
     _say(f"wrote {run_folder}")
     raise typer.Exit(code)
 

@@ -15,7 +15,7 @@ import torch
 from attribench.cli import main
 from attribench.plugins.method import Method
 from attribench.plugins.registry import METHODS, TASKS
-from attribench.storing.store import CellStore
+from attribench.storing.cells import CellStore
 
 SMALL = [
     *("--set", "toy.train=400", "--set", "toy.validation=60", "--set", "toy.test=40", "--set", "toy.colours=3"),
@@ -112,7 +112,7 @@ def test_run_writes_every_file(finished: Path) -> None:
     ran = costs[costs["status"] == "ok"]
     assert (ran[["seconds_per_explanation", "test_forward_passes", "peak_memory_mib"]] > 0).all(axis=None)
     assert {"test", "audit_recolour_gold", "audit_remove_other", "gold_confirmed"} <= set(tasks)
-    provenance = json.loads((run / "run.json").read_text())
+    (provenance,) = json.loads((run / "run.json").read_text())["runs"]
     assert provenance["configuration"]["toy"]["colours"] == 3
     assert {"torch", "torch-geometric"} <= set(provenance["versions"])
     assert not list(run.rglob(".draft-*"))
@@ -172,7 +172,7 @@ def test_a_failing_cell_is_a_row_and_the_others_go_on(copy: Path, cli: Cli, monk
         raise RuntimeError("no luck\nat all")
 
     monkeypatch.setattr(METHODS["gnnexplainer"], "attribute", fail)
-    code, _, _ = cli(*again(copy, "--set", "gnnexplainer.steps=31"))
+    code, _, _ = cli(*again(copy, "--overwrite", "always"))
     assert code == 1
     scores = pd.read_csv(copy / "r" / "scores.csv")
     failed = scores[scores["method"] == "gnnexplainer"]
@@ -194,7 +194,7 @@ def test_a_method_that_changes_the_model_fails(copy: Path, cli: Cli, monkeypatch
         return attribute(self, graphs)
 
     monkeypatch.setattr(METHODS["integrated-gradients"], "attribute", tamper)
-    assert cli(*again(copy, "--set", "integrated-gradients.steps=5"))[0] == 1
+    assert cli(*again(copy, "--overwrite", "always"))[0] == 1
     reason = pd.read_csv(copy / "r" / "scores.csv").query("method == 'integrated-gradients'")["reason"].iloc[0]
     assert "expected the model to be left as found" in reason
 
@@ -221,7 +221,7 @@ def test_options_from_a_file_with_the_command_line_on_top(cli: Cli, tmp_path: Pa
         "[toy]\ntrain = 400\nvalidation = 30\ntest = 20\ncolours = 4\nepochs = 1\n[graphmask]\nsteps = 9\n"
     )
     assert cli("run", "--config", "run.toml", "--set", "toy.colours=3", "--cache-dir", "c")[0] == 0
-    plan = json.loads((tmp_path / "from-file" / "run.json").read_text())
+    (plan,) = json.loads((tmp_path / "from-file" / "run.json").read_text())["runs"]
     assert plan["configuration"]["toy"]["colours"] == 3
     assert plan["configuration"]["toy"]["test"] == 20
     assert plan["plan"]["seeds"] == [7]
@@ -341,7 +341,7 @@ def test_score_runs_no_failed_cell_and_keeps_the_provenance(
         raise RuntimeError("no luck")
 
     monkeypatch.setattr(METHODS["gnnexplainer"], "attribute", fail)
-    cli(*again(copy, "--set", "gnnexplainer.steps=31"))
+    cli(*again(copy, "--overwrite", "always"))
     monkeypatch.undo()
     monkeypatch.setenv("COLUMNS", "120")
     before = (copy / "r" / "run.json").read_bytes()

@@ -169,7 +169,9 @@ ASIDE = {
     "attribench.storing.records",
     "attribench.explaining.costs",
     "attribench.base.progress",
-    "attribench.storing.store",
+    "attribench.base.files",
+    "attribench.storing.cells",
+    "attribench.storing.models",
 }
 """Modules that move bytes, measure or show, and decide no figure."""
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from attribench.base.arrays import DamagedError, read_arrays, write_arrays
 from attribench.base.errors import UserError
+from attribench.base.files import digest, read_json, remove_old_drafts
 from attribench.cli import main
 from attribench.model.graphs import GraphBatch
 from attribench.model.model import GraphModel
@@ -37,7 +38,8 @@ from attribench.plugins.registry import METHODS, TASKS, Registry, load_plugin
 from attribench.plugins.task import Task
 from attribench.running.pool import Workers
 from attribench.running.runner import Runner
-from attribench.storing.store import CellStore, ModelCache, digest, read_json, remove_old_drafts
+from attribench.storing.cells import CellStore
+from attribench.storing.models import ModelCache
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded and counted as on Linux")
 
@@ -876,7 +878,7 @@ def test_a_model_that_is_described_otherwise_is_trained_again(
 
 BAD_PLANS: dict[str, tuple[Change, str]] = {
     "no plan": (put_in("plan", None), "plan"),
-    "a plan that is a list": (put_in("plan", []), "no plan in it"),
+    "a plan that is a list": (put_in("plan", []), "valid dictionary"),
     "no keys": (put_in("cells", None), "cells"),
     "an unknown field": (put_in("plan.evil", 1), "evil"),
     "a field of two lines": (put_in("plan.evil\n\x1b[2Jerror: none", 1), "evil"),
@@ -927,7 +929,7 @@ BAD_PLANS: dict[str, tuple[Change, str]] = {
 def test_score_refuses_a_plan_that_run_did_not_write(folder: Folder, refused: Callable[..., str], name: str) -> None:
     change, word = BAD_PLANS[name]
     run = json.loads((folder.run / "run.json").read_bytes())
-    change(run)
+    change(run["runs"][0])
     (folder.run / "run.json").write_text(json.dumps(run))
     assert word in refused("score", "r", "--cache-dir", "c")
 
@@ -945,7 +947,7 @@ def test_score_runs_no_plugin_because_a_file_says_so(
     for plugin in ("evil.py", str(Path("evil.py").resolve()), "evil"):
         Path("evil.py").write_text("import os\nos.mkdir('exploded')\n")
         monkeypatch.syspath_prepend(".")
-        run["plan"]["plugins"] = [plugin]
+        run["runs"][0]["plan"]["plugins"] = [plugin]
         (folder.run / "run.json").write_text(json.dumps(run))
         assert "give each with --plugin if you trust it" in refused("score", "r", "--cache-dir", "c")
 
@@ -953,7 +955,7 @@ def test_score_runs_no_plugin_because_a_file_says_so(
 def test_score_runs_the_plugins_that_are_named(folder: Folder, cli: Cli) -> None:
     Path("mine.py").write_text("from pathlib import Path\nPath('imported').mkdir()\n")
     run = json.loads((folder.run / "run.json").read_bytes())
-    run["plan"]["plugins"] = ["mine.py"]
+    run["runs"][0]["plan"]["plugins"] = ["mine.py"]
     (folder.run / "run.json").write_text(json.dumps(run))
     assert cli("score", "r", "--cache-dir", "c", "--plugin", "mine.py")[0] == 0
     assert Path("imported").is_dir()

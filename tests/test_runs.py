@@ -22,7 +22,8 @@ import pandas as pd
 import pytest
 import torch
 
-from attribench.storing.store import CellStore, digest, is_key
+from attribench.base.files import digest
+from attribench.storing.cells import CellStore, is_key
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from attribench.base.arrays import DamagedError, read_arrays
 from attribench.base.errors import UserError
+from attribench.base.files import digest, read_json, write_atomically, write_json
 from attribench.model.graphs import GraphBatch
 from attribench.model.model import GraphModel
 from attribench.plugins.method import Attribution
 from attribench.scoring.judge import Scores
+from attribench.storing.cells import CellStore
+from attribench.storing.models import ModelCache
 from attribench.storing.records import StoredScores
-from attribench.storing.store import CellStore, ModelCache, digest, read_json, write_atomically, write_json
 
 CPU = torch.device("cpu")
 

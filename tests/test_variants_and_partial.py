@@ -1,6 +1,7 @@
 """Variants of methods, partial cells, and the parameter randomisation check, from their parts to the command line."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -181,7 +182,7 @@ def test_variants_have_rows_of_their_own(cli: Cli) -> None:
         assert (read("costs")["method"] == name).sum() == 1
     passes = read("costs").set_index("method")["test_forward_passes"]
     assert passes.tolist() == [6, 7]  # the unmasked pass, then one per step
-    run = json.loads(Path("r/run.json").read_text())["configuration"]
+    run = json.loads(Path("r/run.json").read_text())["runs"][0]["configuration"]
     assert [(run[name]["steps"], run[name]["learning_rate"]) for name in VARIANTS] == [(5, 0.01), (6, 0.1)]
     records = [json.loads(path.read_text())["content"] for path in Path("r/cells").glob("*/record.json")]
     assert sorted(r["content"]["method_config"]["steps"] for r in records) == [5, 6]
@@ -364,7 +365,10 @@ def test_without_randomised_graphs_there_is_no_such_column(cli: Cli, monkeypatch
     assert calls == [30, 30]
     for name in ("scores", "comparison", "costs"):
         assert not [column for column in read(name).columns.astype(str) if "randomis" in column]
-    assert cli(*arguments, "--randomised-graphs", "7")[0] == 0  # another question, so another cell
+    code, _, err = cli(*arguments, "--randomised-graphs", "7")  # another question, so another cell
+    assert (code, "randomised_graphs=0, and now randomised_graphs=7: choose another --out" in err) == (2, True)
+    shutil.rmtree("r")
+    assert cli(*arguments, "--randomised-graphs", "7")[0] == 0
     assert calls == [30, 30, 30, 30, 7]
     assert "randomisation_correlation" in read("scores")
 

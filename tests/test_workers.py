@@ -29,6 +29,7 @@ from rich.console import Console
 from torch import Tensor
 
 from attribench.base.errors import Infeasible, StorageError
+from attribench.base.files import remove_old_drafts, write_json
 from attribench.base.progress import Progress, Tracker
 from attribench.base.seeds import Seeds
 from attribench.checking.methods import ContractModel, contract_subject, random_graphs
@@ -39,14 +40,17 @@ from attribench.model.output import GraphClassification
 from attribench.plugins.method import Attribution, Method
 from attribench.plugins.registry import METHODS, TASKS
 from attribench.plugins.task import Problem, Split, Task, TaskSeeds, Workshop
-from attribench.running import pool as workers
+from attribench.running import pool, printed, worker
 from attribench.running.plan import Plan
-from attribench.running.pool import Schedule, Workers, default_jobs, describe
+from attribench.running.pool import Workers, default_jobs
 from attribench.running.runner import Runner
+from attribench.running.schedule import Schedule, describe
+from attribench.running.speaking import Listening, Speaking
 from attribench.scoring.judge import Judge
+from attribench.storing.cells import CellStore
+from attribench.storing.models import ModelCache
 from attribench.storing.pieces import Cell, Grounds, Item
 from attribench.storing.records import StoredScores
-from attribench.storing.store import CellStore, ModelCache, remove_old_drafts, write_json
 
 bottleneck: Any = importlib.import_module("attribench.methods.information_bottleneck")
 HANG = 30.0
@@ -614,10 +618,10 @@ def test_progress_is_silent_where_there_is_no_terminal() -> None:
 
 def test_a_workers_progress_and_messages_reach_the_parent(caplog: pytest.LogCaptureFixture) -> None:
     report = Report()
-    with workers._Listening(cast(Progress, report)) as (address, key):
+    with Listening(cast(Progress, report)) as (address, key):
         with pytest.raises(AuthenticationError):
             Client(address, authkey=b"another")
-        speaking = workers._Speaking(address, key)
+        speaking = Speaking(address, key)
         speaking.phase("fitting", 1, 3)
         record = logging.LogRecord("attribench.x", logging.WARNING, __file__, 1, "%s is %d", ("x", 3), None)
         speaking.emit(record)
@@ -639,7 +643,7 @@ def test_a_workers_progress_and_messages_reach_the_parent(caplog: pytest.LogCapt
     [(3, "exit code 3"), (-9, "signal 9 (SIGKILL)"), (-11, "signal 11 (SIGSEGV)"), (-99, "exit code -99")],
 )
 def test_how_a_process_ended(code: int, text: str) -> None:
-    assert workers._exit(code) == text
+    assert pool._exit(code) == text
 
 
 class Tiny(Task):
@@ -695,7 +699,7 @@ def test_a_piece_is_done_once_and_read_back(tiny: Callable[..., Runner]) -> None
 def test_a_piece_that_another_process_does_is_left_to_it(tiny: Callable[..., Runner]) -> None:
     runner = tiny()
     for item in pieces_of(runner):
-        with tiny().store.lock(runner.key(item)):
+        with tiny().store.lock(runner.keys[item]):
             assert not runner.perform(item, wait=False)
     assert Counted.limits == []
 
@@ -710,7 +714,7 @@ def test_which_records_are_kept(tiny: Callable[..., Runner], overwrite: str, sta
     else:
         runner.end(cell, status, "a reason", "a log")
         assert (runner.load(cell).record["status"], runner.load(cell).record["reason"]) == (status, "a reason")
-        assert (runner.store.cells / runner.key(cell) / "log.txt").read_text() == "a log"
+        assert (runner.store.cells / runner.keys[cell] / "log.txt").read_text() == "a log"
     Counted.limits.clear()
     kept = overwrite == "never" or (overwrite == "failed" and status in ("ok", "skipped", "infeasible"))
     assert runner.finished(cell) == kept
@@ -811,17 +815,17 @@ def test_what_a_worker_could_not_record_is_recorded_with_what_it_printed(
 ) -> None:
     runner = tiny()
     cell = cast(Cell, pieces_of(runner)[1])
-    printed = workers._output(runner, cell, os.getpid())
-    printed.write_text("x" * workers.MAX_OUTPUT + "the end")
+    path = printed.output(runner, cell, os.getpid())
+    path.write_text("x" * printed.MAX_OUTPUT + "the end")
     future: Future[bool] = Future()
     future.set_exception(error)
     assert not Workers(runner, 2, 2.5, "failed")._again(cell, future)
     record = runner.load(cell).record
     assert (record["status"], record["reason"]) == (status, reason)
-    log = (runner.store.cells / runner.key(cell) / "log.txt").read_text()
+    log = (runner.store.cells / runner.keys[cell] / "log.txt").read_text()
     assert log.endswith("xthe end")
-    assert len(log) == workers.MAX_OUTPUT
-    assert not printed.exists()
+    assert len(log) == printed.MAX_OUTPUT
+    assert not path.exists()
 
 
 def test_a_full_folder_in_a_worker_ends_the_run(tiny: Callable[..., Runner]) -> None:
@@ -830,7 +834,7 @@ def test_a_full_folder_in_a_worker_ends_the_run(tiny: Callable[..., Runner]) -> 
     future.set_exception(StorageError("no room"))
     with pytest.raises(StorageError, match="no room"):
         Workers(runner, 2, None, "failed")._again(pieces_of(runner)[1], future)
-    assert not (runner.store.cells / runner.key(pieces_of(runner)[1])).exists()
+    assert not (runner.store.cells / runner.keys[pieces_of(runner)[1]]).exists()
 
 
 def test_drafts_may_vanish_while_old_ones_are_removed(tmp_path: Path) -> None:
@@ -866,7 +870,7 @@ def test_what_workers_of_a_killed_run_printed_is_removed(tiny: Callable[..., Run
         (folder / name).write_text("printed")
         if not name.startswith("new"):
             os.utime(folder / name, (0, 0))
-    workers._clear_output(runner)
+    printed.clear_output(runner)
     assert {path.name for path in folder.iterdir()} == {name for name, removed in names.items() if not removed}
 
 
@@ -879,11 +883,11 @@ def test_an_interrupt_that_a_method_raises_is_not_the_users(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "perform", interrupt)
-    monkeypatch.setattr(workers, "_state", workers._State(runner, Tracker(lambda *_: None), None, os.getpid()))
+    monkeypatch.setattr(worker, "_state", worker._State(runner, Tracker(lambda *_: None), None, os.getpid()))
     output = [os.dup(1), os.dup(2)]
     try:
         with pytest.raises(RuntimeError, match="it raised KeyboardInterrupt"):
-            workers._perform(pieces_of(runner)[1], 100)
+            worker.perform(pieces_of(runner)[1], 100)
     finally:
         for number, kept in enumerate(output, start=1):
             os.dup2(kept, number)
@@ -891,10 +895,10 @@ def test_an_interrupt_that_a_method_raises_is_not_the_users(
 
 
 def test_what_a_piece_prints_is_bounded_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(workers, "MAX_OUTPUT", 1000)
+    monkeypatch.setattr(printed, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(printed, "MAX_OUTPUT", 1000)
     path, largest = tmp_path / "printed", 0
-    with workers._new_output(path) as file, workers._Bounded(path):
+    with printed.new_output(path) as file, printed.Bounded(path):
         for number in range(300):
             file.write(f"{number:099}\n")
             largest = max(largest, path.stat().st_size)

@@ -22,13 +22,13 @@ from rich.table import Table
 from torch import nn
 
 from ..base.errors import UserError
+from ..base.files import write_atomically
 from ..explaining.costs import PeakMemory, Stopwatch
 from ..model.graphs import GraphBatch
 from ..plugins.configs import make_config, variant_options
 from ..plugins.method import Method, Subject
 from ..plugins.registry import METHODS, TASKS
 from ..plugins.task import Problem, TaskSeeds, Workshop, build_problem, without_cache
-from ..storing.store import write_atomically
 
 GROWTH = 10
 """Factor between the two batch sizes of the growth figure."""

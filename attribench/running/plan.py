@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-from dataclasses import field, replace
-from pathlib import Path
+from dataclasses import field
 from typing import Annotated, Any
 
 import torch
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
-from ..base.arrays import DamagedError
 from ..base.errors import UserError
 from ..model.graphs import MAX_EDGES
 from ..plugins.configs import Overrides, make_config, variant_options
 from ..plugins.registry import METHODS, TASKS
 from ..storing.pieces import Cell, Grounds
-from ..storing.store import is_key, read_json
 
 MOST_CELLS = 1_000_000
 MOST_THREADS = 1024
@@ -98,78 +94,6 @@ class Plan:
             for seed in self.seeds
             for method in self.methods
         ]
-
-
-def read_plan(path: Path, plugins: list[str], data_dir: str | None = None) -> tuple[Plan, list[str]]:
-    """Return the plan that ``run`` wrote to a ``run.json``, and the keys of its cells.
-
-    Args:
-        path: the file.
-        plugins: those that the user named; the file cannot name any.
-        data_dir: folder of data that the user named; the file cannot name one either.
-
-    Raises:
-        UserError: when it is anything else, or was run with other plugins or with a folder of data.
-    """
-    try:
-        content = read_json(path)
-        if not isinstance(content, dict) or not isinstance(content["plan"], dict):
-            raise TypeError("no plan in it")
-        stored, keys = content["plan"], content["cells"]
-        missing = [source for source in stored.get("plugins", []) if source not in plugins]
-        if missing:
-            raise UserError(
-                f"expected the plugins of this run by name; {path} was made with {', '.join(map(repr, missing))}: "
-                "give each with --plugin if you trust it"
-            )
-        plan = _with_data(Plan(**stored), data_dir)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"expected a folder that `run` wrote; {path}: {where}: {first['msg']}") from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (DamagedError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"expected a folder that `run` wrote; {type(error).__name__}: {error}") from error
-    if plan.device == "auto":
-        raise UserError(f"expected the device of the run in {path}; got 'auto': run it again")
-    cells = plan.cells()
-    if not isinstance(keys, list) or len(keys) != len(cells) or not all(is_key(key) for key in keys):
-        raise UserError(f"expected the keys of {len(cells)} cells in {path}; got something else: run it again")
-    return plan, keys
-
-
-def _with_data(plan: Plan, data_dir: str | None) -> Plan:
-    """Return the plan with the user's folder of data in place of the one that it names."""
-    named = {name: folder for name, config in plan.configs().items() if (folder := getattr(config, "data_dir", ""))}
-    if not named:
-        return plan
-    if data_dir is None:
-        name, folder = next(iter(named.items()))
-        raise UserError(
-            f"expected the folder of data by name; the run of {name} was made with {folder!r}: give it with --data-dir "
-            "if you trust it"
-        )
-    bases = {name.partition("[")[0] for name in named}
-    own = {name: {**plan.options.get(name, {}), "data_dir": data_dir} for name in bases}
-    chosen = replace(plan, options={**plan.options, **own})
-    kept = [name for name in named if chosen.configs()[name].data_dir != data_dir]
-    if kept:
-        raise UserError(f"expected no folder of data in the name of a variant; got {kept[0]!r}: run it again, without")
-    return chosen
-
-
-def git_commit() -> str | None:
-    """Return the commit of the checkout this runs from, with ``-dirty`` where it was changed; None without one."""
-    root = Path(__file__).resolve().parent.parent.parent
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=root, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None
 
 
 def select_device(name: str) -> str:

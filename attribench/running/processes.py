@@ -8,7 +8,7 @@ import threading
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
-PRELOADED = ["attribench.running.pool"]
+PRELOADED = ["attribench.running.worker"]
 
 
 def context() -> BaseContext:

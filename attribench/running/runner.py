@@ -9,33 +9,28 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import Timeout
 
 from ..base.arrays import DamagedError
-from ..base.closure import code_digest, plugin_modules
 from ..base.errors import StorageError, UserError
-from ..base.reading import checksums, files_read, refuse_undeclared
+from ..base.reading import files_read, refuse_undeclared
 from ..explaining.job import FAULTS, Job, Outcome, first_line, smaller_passes, status_of
-from ..plugins.configs import as_dict
-from ..plugins.method import Attribution, Method, untracked
-from ..plugins.registry import METHODS, TASKS, read_while_imported
-from ..plugins.task import Problem, Task, TaskSeeds, Workshop, build_problem
+from ..plugins.method import Attribution, untracked
+from ..plugins.registry import METHODS, TASKS
+from ..plugins.task import Problem, TaskSeeds, Workshop, build_problem
 from ..scoring.judge import Judge, score_method
+from ..storing.cells import CellStore
+from ..storing.models import ModelCache
 from ..storing.pieces import Cell, Grounds, Item
 from ..storing.records import ProblemResult, Result, StoredScores
-from ..storing.store import (
-    CellStore,
-    ModelCache,
-    digest,
-    library_versions,
-)
-from .plan import Plan, git_commit
+from .keys import Keys, score_key
+from .plan import Plan
+from .provenance import git_commit
 
 logger = logging.getLogger(__name__)
 
@@ -69,62 +64,18 @@ class Runner:
     ) -> None:
         self.plan = plan
         self.configs = plan.configs()
+        self.keys = Keys(plan)
         self.store = store
         self.cache = cache
         self.kept = OVERWRITE[overwrite]
         self.track = track
         self.device = torch.device(plan.device)
         self._built: tuple[Grounds, Problem | BaseException] | None = None
-        self._checksums: dict[str, dict[str, str]] = {}
-
-    def problem_content(self, grounds: Grounds) -> dict[str, Any]:
-        """Return what decides a problem."""
-        return {
-            "task": grounds.task,
-            "task_config": as_dict(self.configs[grounds.task]),
-            "code": code_digest("attribench.plugins.task", *plugin_modules(TASKS[grounds.task])),
-            "data": self._sources(grounds.task),
-            "data_seed": grounds.data_seed,
-            "model_seed": grounds.model_seed,
-            "versions": library_versions(),
-            "device": _device_name(self.device),
-            "dtype": str(torch.get_default_dtype()),
-            "threads": self.plan.threads,
-        }
-
-    def _sources(self, task: str) -> dict[str, str]:
-        if task not in self._checksums:
-            declared = TASKS[task](self.configs[task]).sources()
-            self._checksums[task] = _checksums(TASKS[task], declared)
-        return self._checksums[task]
-
-    def cell_content(self, cell: Cell) -> dict[str, Any]:
-        """Return what decides a cell's attributions."""
-        return {
-            **self.problem_content(cell.grounds),
-            "method": cell.method,
-            "method_config": as_dict(self.configs[cell.method]),
-            "method_code": code_digest("attribench.explaining.job", *plugin_modules(METHODS[cell.method])),
-            "method_data": _checksums(METHODS[cell.method], METHODS[cell.method].sources(self.configs[cell.method])),
-            "fit_seed": cell.fit_seed,
-            "max_edges": self.plan.max_edges,
-            "randomised_graphs": self.plan.randomised_graphs,
-        }
-
-    def key(self, item: Item) -> str:
-        """Return the key of an item's record: a hash of all that decides it."""
-        if isinstance(item, Cell):
-            return digest(self.cell_content(item))
-        return "problem-" + digest({**self.problem_content(item), "max_edges": self.plan.max_edges})
-
-    def keys(self) -> list[str]:
-        """Return the keys of the plan's cells."""
-        return [self.key(cell) for cell in self.plan.cells()]
 
     def problem(self, grounds: Grounds) -> Problem:
         """Build a problem, or return the one built last. A problem that failed to build fails again at once."""
         if self._built is None or self._built[0] != grounds:
-            content = digest(self.problem_content(grounds))
+            content = self.keys.model(grounds)
 
             def cached(model: Any, train: Any) -> dict[str, float]:
                 return self.cache.load_or_train(content, model, train)
@@ -153,7 +104,7 @@ class Runner:
 
     def finished(self, item: Item) -> bool:
         """Say whether nothing is left to do for an item."""
-        key = self.key(item)
+        key = self.keys[item]
         if isinstance(item, Cell):
             record = self.store.record(key)
             if record is None or record["status"] not in self.kept:
@@ -162,7 +113,7 @@ class Runner:
                 return True
         elif not self.kept:
             return False
-        stored = self.store.scores(key, _score_key(key))
+        stored = self.store.scores(key, score_key(key))
         enough = ("ok",) if isinstance(item, Cell) else ("ok", REFUSED)
         return stored is not None and stored.status in enough
 
@@ -180,7 +131,7 @@ class Runner:
         Raises:
             StorageError: when the folder cannot be written. Every other failure is a record.
         """
-        key = self.key(item)
+        key = self.keys[item]
         limit = min(max_edges or self.plan.max_edges, self.plan.max_edges)
         try:
             with self.store.lock(key).acquire(timeout=-1 if wait else 0):
@@ -194,30 +145,34 @@ class Runner:
 
     def end(self, item: Item, status: str, reason: str, log: str = "") -> None:
         """Record how an item ended that could not record it itself."""
-        key = self.key(item)
+        key = self.keys[item]
         with self.store.lock(key):
             if isinstance(item, Cell):
                 self._save(item, key, Outcome(status, reason, log))
             else:
-                self.store.save_scores(key, _score_key(key), StoredScores(status=status, reason=reason, log=log))
+                self.store.save_scores(key, score_key(key), StoredScores(status=status, reason=reason, log=log))
+
+    def has_record(self, cell: Cell) -> bool:
+        """Say whether there is a record of a cell."""
+        return self.store.record(self.keys[cell]) is not None
 
     def load(self, cell: Cell) -> Result:
         """Return what is stored for a cell."""
-        key = self.key(cell)
+        key = self.keys[cell]
         record = self.store.record(key)
         if record is None:
             reason = f"expected its record in {self.store.cells / key}; it is not there: run it again"
             record = {"status": "failed", "reason": reason, "costs": {}}
         if record["status"] not in SCORED:
             return Result(cell, record, [], self.store.log(key))
-        stored = self.store.scores(key, _score_key(key))
+        stored = self.store.scores(key, score_key(key))
         reason = f"expected its scores in {self.store.cells / key}; they are not there: run it again"
         return _result(cell, record, stored or StoredScores(status="failed", reason=reason))
 
     def load_grounds(self, grounds: Grounds) -> StoredScores | None:
         """Return what is stored for a problem."""
-        key = self.key(grounds)
-        return self.store.scores(key, _score_key(key))
+        key = self.keys[grounds]
+        return self.store.scores(key, score_key(key))
 
     def rescore(self, keys: Sequence[str]) -> Iterator[Result]:
         """Yield the results of the plan's cells from the records ``keys``, scored anew; no method is run.
@@ -239,7 +194,7 @@ class Runner:
 
     def rescore_grounds(self, grounds: Grounds) -> StoredScores | None:
         """Score a problem's controls anew, and return them."""
-        key = self.key(grounds)
+        key = self.keys[grounds]
         with self.store.lock(key):
             self._score_grounds(grounds, key, self.plan.max_edges)
         return self.load_grounds(grounds)
@@ -252,7 +207,7 @@ class Runner:
                 rows, ablations, found = judge.problem_controls(), judge.ablations(), judge.problem.findings
                 return StoredScores(rows, figures=figures, ablations=ablations, findings=found)
 
-        self.store.save_scores(key, _score_key(key), _scored(score, max_edges))
+        self.store.save_scores(key, score_key(key), _scored(score, max_edges))
 
     def _perform_cell(self, cell: Cell, key: str, max_edges: int) -> None:
         record = self.store.record(key)
@@ -294,7 +249,7 @@ class Runner:
             "reason": outcome.reason,
             "costs": outcome.costs,
             "figures": outcome.figures,
-            "content": self.cell_content(cell),
+            "content": self.keys.cell_content(cell),
             "commit": git_commit(),
         }
         return self.store.save(key, record, outcome.attributions, outcome.log)
@@ -324,7 +279,7 @@ class Runner:
         if stored.status != "ok":
             self._built = None
             stored = replace(stored, reason=f"scoring: {stored.reason}")
-        self.store.save_scores(key, _score_key(key), stored)
+        self.store.save_scores(key, score_key(key), stored)
         return stored
 
 
@@ -342,12 +297,6 @@ def _scored(score: Callable[[int], StoredScores], max_edges: int) -> StoredScore
         if stored.status != "out-of-memory":
             break
     return stored
-
-
-def _checksums(plugin: type[Method | Task], declared: Mapping[str, Path]) -> dict[str, str]:
-    """Return the checksums of a plugin's files: those that it declares by name, those read at import by content."""
-    read = sorted(checksums(read_while_imported(plugin)).values())
-    return {**checksums(declared), **({"read while imported": " ".join(read)} if read else {})}
 
 
 def problem_result(grounds: Grounds, stored: StoredScores) -> ProblemResult:
@@ -381,11 +330,3 @@ def _check(attributions: dict[str, Attribution], problem: Problem) -> None:
                     raise ValueError(f"expected baselines of width {width}; got {baseline.shape[-1]}")
     except (KeyError, ValueError) as error:
         raise DamagedError(f"attributions of another problem: {error}") from error
-
-
-def _score_key(key: str) -> str:
-    return digest({"code": code_digest("attribench.scoring.judge"), "attributions": key})
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..base.errors import UserError
-from ..storing.store import write_atomically
+from ..base.files import write_atomically
 
 KEPT = ("comparison", "scores", "tasks")
 END_MARK = "†"

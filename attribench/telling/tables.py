@@ -18,10 +18,10 @@ from rich.markup import escape
 from rich.table import Table
 from statsmodels.stats.weightstats import DescrStatsW
 
+from ..base.files import write_atomically
 from ..scoring.judge import THINNED, Scores
 from ..storing.pieces import Grounds
 from ..storing.records import About, ProblemResult, Result
-from ..storing.store import write_atomically
 
 KEYS = ["task", "method", "data_seed", "model_seed", "fit_seed"]
 COMPARED = [

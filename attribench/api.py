@@ -1,0 +1,199 @@
+"""What the commands do, as functions: run a plan, score a folder again, and the tables of a folder.
+
+Heavy imports happen here and not in the command line, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .base.files import remove_old_drafts
+from .base.progress import Progress, Tracker
+from .plugins.configs import as_dict
+from .plugins.registry import TASKS
+from .running.folder import NAME, Entry, add_run, known_part, read_plans
+from .running.plan import Plan, select_device
+from .running.pool import Workers, default_jobs
+from .running.provenance import provenance
+from .running.runner import REFUSED, Runner, problem_result
+from .running.schedule import perform_here
+from .storing.cells import CellStore
+from .storing.models import ModelCache
+from .storing.pieces import Cell, Grounds
+from .storing.records import About, ProblemResult, Result, StoredScores
+from .telling.tables import Report
+
+WELL = ("ok", "partial", "skipped")
+"""Statuses of cells that are no failure."""
+
+
+@dataclass
+class Ending:
+    """How a command ended.
+
+    Args:
+        report: the tables of the folder.
+        well: whether every cell of the command is ok, partial or skipped.
+        refused: tasks whose problem is not what the harness takes it for, with the reason.
+        left_out: cells of the folder that its tables do not speak of, by why.
+        done, planned: cells of the command; fewer are done after Ctrl-C.
+    """
+
+    report: Report
+    well: bool
+    refused: Mapping[str, str]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    done: int = 0
+    planned: int = 0
+
+
+def run(plan: Plan, folder: Path, settings: Mapping[str, Any], progress: Progress) -> Ending:
+    """Run a plan in a results folder and write its tables.
+
+    Args:
+        plan: what to run.
+        folder: results folder.
+        settings: as :func:`~attribench.running.options.run_settings` gives them.
+        progress: where to show it.
+
+    Raises:
+        UserError: where the folder has cells of the plan under another configuration.
+    """
+    torch.set_num_threads(plan.threads)
+    jobs = default_jobs(plan) if settings["jobs"] is None else settings["jobs"]
+    cache = ModelCache(Path(settings["cache_dir"]) if settings["cache_dir"] else None)
+    runner = Runner(plan, CellStore(folder), cache, settings["overwrite"])
+    configuration = {name: as_dict(config) for name, config in runner.configs.items()}
+    extra = {"jobs": jobs, **provenance(plan.device), "configuration": configuration}
+    keys = [runner.keys[cell] for cell in plan.cells()]
+    others = add_run(folder, plan, keys, about(plan), extra)
+    remove_old_drafts(folder, cache.folder)
+    done: dict[Cell, None] = {}
+    with progress:
+        workers = Workers(runner, jobs, settings["cell_timeout"], settings["overwrite"])
+        try:
+            for cell in workers.perform(progress) if jobs else perform_here(runner, progress):
+                done[cell] = None
+        except KeyboardInterrupt:
+            pass  # what is done is kept and told
+    planned = plan.cells()
+    results = [runner.load(cell) for cell in planned if cell in done]
+    problems = {grounds: runner.load_grounds(grounds) for grounds in plan.grounds()}
+    tables = _Tables(folder, results, problems, about(plan))
+    for entry in reversed(others):
+        tables.add(entry, plan, Runner, cache)
+    return tables.ending(results, problems, len(done), len(planned))
+
+
+def score(folder: Path, plugins: list[str], data_dir: str | None, cache_dir: Path | None, progress: Progress) -> Ending:
+    """Score the stored attributions of a results folder again, without running a method, and write its tables.
+
+    Args:
+        folder: results folder.
+        plugins: those of its runs, which are imported; the folder cannot name any.
+        data_dir: folder of data of its runs; the folder cannot name one either.
+        cache_dir: folder of trained models.
+        progress: where to show it.
+
+    Raises:
+        UserError: when it is no results folder.
+    """
+    plans = read_plans(folder / NAME, plugins, data_dir)
+    for plan, _ in plans:
+        select_device(plan.device)
+    cache, total = ModelCache(cache_dir), sum(len(keys) for _, keys in plans)
+    results: dict[Cell, Result] = {}
+    problems: dict[Grounds, StoredScores | None] = {}
+    said: dict[str, About] = {}
+    with progress:
+        for plan, keys in plans:
+            torch.set_num_threads(plan.threads)
+            runner = Runner(plan, CellStore(folder), cache)
+            runner.track = Tracker(lambda *report: progress.phase(0, *report))
+            for result in runner.rescore(keys):
+                results.setdefault(result.cell, result)
+                progress.overall(f"scoring {result.cell.task} · {result.cell.method}", len(results), total)
+            for grounds in plan.grounds():
+                if grounds not in problems:
+                    problems[grounds] = runner.rescore_grounds(grounds)
+            said = {**about(plan), **said}
+    tables = _Tables(folder, list(results.values()), problems, said)
+    return tables.ending(list(results.values()), problems, len(results), total)
+
+
+def about(plan: Plan) -> dict[str, About]:
+    """Return what the tasks of a plan say of themselves."""
+    configs = plan.configs()
+    return {name: About(TASKS[name].summary(), TASKS[name](configs[name]).published()) for name in plan.tasks}
+
+
+class _Tables:
+    """The tables of a folder, from the results of a command and those that other commands left."""
+
+    def __init__(
+        self,
+        folder: Path,
+        results: Sequence[Result],
+        problems: Mapping[Grounds, StoredScores | None],
+        said: Mapping[str, About],
+    ) -> None:
+        self._folder = folder
+        self._results = {result.cell: result for result in results}
+        self._problems = dict(problems)
+        self._about = dict(said)
+        self._left_out: dict[str, int] = {}
+
+    def add(self, entry: Entry, given: Plan, make: type[Runner], cache: ModelCache) -> None:
+        """Add the cells of another run: those that today's code would not make anew."""
+        plan, unknown = known_part(entry, given)
+        self._leave_out("whose --plugin or --data-dir this command does not name", unknown)
+        if plan is None:
+            return
+        runner = make(plan, CellStore(self._folder), cache)
+        stale = 0
+        for cell in plan.cells():
+            if cell in self._results:
+                continue
+            if runner.has_record(cell):
+                self._results[cell] = runner.load(cell)
+            else:
+                stale += runner.keys[cell] not in entry.keys  # others were never run
+        self._leave_out("which today's code would make anew: run their command again", stale)
+        for grounds in plan.grounds():
+            if grounds not in self._problems:
+                self._problems[grounds] = runner.load_grounds(grounds)
+        self._about = {**about(plan), **self._about}
+
+    def _leave_out(self, why: str, count: int) -> None:
+        if count:
+            self._left_out[why] = self._left_out.get(why, 0) + count
+
+    def ending(
+        self,
+        results: Iterable[Result],
+        problems: Mapping[Grounds, StoredScores | None],
+        done: int,
+        planned: int,
+    ) -> Ending:
+        """Write the tables, and return how a command ended."""
+        ordered = sorted(self._results.values(), key=lambda result: _place(result.cell))
+        told: list[ProblemResult] = [
+            problem_result(grounds, stored)
+            for grounds, stored in sorted(self._problems.items(), key=lambda pair: (pair[0].task, *pair[0].seeds))
+            if stored is not None and stored.status == "ok"
+        ]
+        report = Report(ordered, told, self._about)
+        if ordered:
+            report.write(self._folder)
+        refused = {g.task: stored.reason for g, stored in problems.items() if stored and stored.status == REFUSED}
+        well = all(result.record["status"] in WELL for result in results)
+        return Ending(report, well, refused, self._left_out, done, planned)
+
+
+def _place(cell: Cell) -> tuple[Any, ...]:
+    return cell.task, cell.base, cell.method, cell.data_seed, cell.model_seed, cell.fit_seed

@@ -1,0 +1,215 @@
+"""What a results folder says of the runs that were made in it: ``run.json``, a list of plans with where they ran.
+
+The tables of a folder speak of every current cell in it, whichever command made it, so a folder has one configuration
+of a task, method and seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..base.arrays import DamagedError
+from ..base.errors import StorageError, UserError
+from ..base.files import read_json, say_damaged, write_json
+from ..plugins.configs import as_dict
+from ..plugins.registry import METHODS, TASKS
+from ..storing.cells import is_key
+from ..storing.pieces import Cell
+from ..storing.records import About
+from .plan import Plan, select_device
+
+NAME = "run.json"
+SCHEMA = 1
+"""Of results folders; it rises when what is in them can no longer be read."""
+
+
+class Entry(BaseModel):
+    """What is kept of one run.
+
+    Args:
+        plan: as a dict; plugins that it names may not be there.
+        cells: the keys of its cells, as the file says.
+        about: what its tasks say of themselves.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    plan: dict[str, Any]
+    cells: Any
+    about: dict[str, dict[str, Any]] = {}
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of its cells."""
+        return [key for key in self.cells if is_key(key)] if isinstance(self.cells, list) else []
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """Return the runs of a ``run.json``, the last one last.
+
+    Raises:
+        UserError: when an earlier version wrote it.
+        DamagedError: when it is anything else.
+    """
+    content = read_json(path)
+    if isinstance(content, dict) and content.get("schema") != SCHEMA and "plan" in content:
+        raise UserError(f"expected a folder of schema {SCHEMA}; an earlier version wrote {path}: choose another --out")
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA or not isinstance(content.get("runs"), list):
+        raise DamagedError(f"{path}: no list of runs of schema {SCHEMA} in it")
+    try:
+        return [Entry.model_validate(entry) for entry in content["runs"]]
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise DamagedError(f"{path}: {where}: {error.errors()[0]['msg']}") from error
+
+
+def add_run(folder: Path, plan: Plan, keys: Sequence[str], about: Mapping[str, About], extra: Any) -> list[Entry]:
+    """Enter a run into a folder's ``run.json``; return the others that speak of other cells.
+
+    Raises:
+        UserError: where a task, method and seeds were run under another configuration.
+        StorageError: when the folder cannot be written.
+    """
+    path = folder / NAME
+    try:
+        (folder / ".locks").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"expected a writable folder; {folder}: {error.strerror}: choose another with --out"
+        ) from error
+    with FileLock(folder / ".locks" / "run.lock"):
+        try:
+            entries = read_entries(path) if path.exists() else []
+        except DamagedError:
+            say_damaged(path)
+            entries = []
+        mine, others = set(plan.cells()), []
+        for entry in entries:
+            known, unknown = known_part(entry, plan)
+            if known is not None:
+                _refuse_other_configurations(folder, plan, known)
+            if unknown or (known is not None and not mine.issuperset(known.cells())):
+                others.append(entry)
+        said = {name: asdict(text) for name, text in about.items()}
+        entry = Entry(plan=asdict(plan), cells=list(keys), about=said, **extra)
+        write_json(path, {"schema": SCHEMA, "runs": [other.model_dump() for other in (*others, entry)]})
+    return others
+
+
+def known_part(entry: Entry, given: Plan) -> tuple[Plan | None, int]:
+    """Return the part of a run's plan whose plugins are there, and how many of its cells are not in it.
+
+    No path is read because a file says so: what was run with a folder of data is part of it only where the plan that is
+    ``given`` names the same folder.
+    """
+    tasks, methods = (_registered(entry.plan.get(kind), kind) for kind in ("tasks", "methods"))
+    count = len(entry.keys)
+    folders = {getattr(config, "data_dir", "") for config in given.configs().values()} | {""}
+    names = {name.partition("[")[0] for name in (*tasks, *methods)}
+    options = entry.plan.get("options")
+    mine = {name: values for name, values in options.items() if name in names} if isinstance(options, dict) else {}
+    try:
+        plan = Plan(**{**entry.plan, "tasks": tasks, "methods": methods, "options": mine})
+        select_device(plan.device)
+        if any(getattr(config, "data_dir", "") not in folders for config in plan.configs().values()):
+            return None, count
+    except (UserError, ValidationError, TypeError):
+        return None, count
+    return plan, count - len(plan.cells())
+
+
+def _registered(names: Any, kind: str) -> list[str]:
+    registry = set(TASKS if kind == "tasks" else METHODS)
+    listed = names if isinstance(names, list) else []
+    return [name for name in listed if isinstance(name, str) and name.partition("[")[0] in registry]
+
+
+def _refuse_other_configurations(folder: Path, plan: Plan, other: Plan) -> None:
+    """Raise UserError where both plans have a cell and mean other things by it."""
+    mine = set(plan.cells())
+    for cell in other.cells():
+        if cell not in mine:
+            continue
+        wanted, stored = _decided(plan, cell), _decided(other, cell)
+        for name, value in wanted.items():
+            if stored[name] != value:
+                raise UserError(
+                    f"expected one configuration of {cell.task} · {cell.method} · seed {cell.seed} in {folder}; it was "
+                    f"run there with {name}={stored[name]}, and now {name}={value}: choose another --out"
+                )
+
+
+def _decided(plan: Plan, cell: Cell) -> dict[str, Any]:
+    configs = plan.configs()
+    named = {
+        f"{name.partition('[')[0]}.{option}": value
+        for name in (cell.task, cell.method)
+        for option, value in as_dict(configs[name]).items()
+    }
+    ran = {name: getattr(plan, name) for name in ("device", "threads", "max_edges", "randomised_graphs")}
+    return {**named, **ran}
+
+
+def read_plans(path: Path, plugins: list[str], data_dir: str | None = None) -> list[tuple[Plan, list[str]]]:
+    """Return the plans that ``run`` wrote to a ``run.json``, each with the keys of its cells; the last comes first.
+
+    Args:
+        path: the file.
+        plugins: those that the user named; the file cannot name any.
+        data_dir: folder of data that the user named; the file cannot name one either.
+
+    Raises:
+        UserError: when it is anything else, or was run with other plugins or with a folder of data.
+    """
+    try:
+        return [_read_plan(path, entry, plugins, data_dir) for entry in reversed(read_entries(path))]
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"expected a folder that `run` wrote; {path}: {where}: {first['msg']}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (DamagedError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"expected a folder that `run` wrote; {type(error).__name__}: {error}") from error
+
+
+def _read_plan(path: Path, entry: Entry, plugins: list[str], data_dir: str | None) -> tuple[Plan, list[str]]:
+    missing = [source for source in entry.plan.get("plugins", []) if source not in plugins]
+    if missing:
+        raise UserError(
+            f"expected the plugins of this run by name; {path} was made with {', '.join(map(repr, missing))}: "
+            "give each with --plugin if you trust it"
+        )
+    plan = _with_data(Plan(**entry.plan), data_dir)
+    if plan.device == "auto":
+        raise UserError("expected the device of the run; got 'auto': run it again")
+    cells = plan.cells()
+    if not isinstance(entry.cells, list) or len(entry.cells) != len(cells) or len(entry.keys) != len(cells):
+        raise UserError(f"expected the keys of {len(cells)} cells; got something else: run it again")
+    return plan, entry.keys
+
+
+def _with_data(plan: Plan, data_dir: str | None) -> Plan:
+    """Return the plan with the user's folder of data in place of the one that it names."""
+    named = {name: folder for name, config in plan.configs().items() if (folder := getattr(config, "data_dir", ""))}
+    if not named:
+        return plan
+    if data_dir is None:
+        name, folder = next(iter(named.items()))
+        raise UserError(
+            f"expected the folder of data by name; the run of {name} was made with {folder!r}: give it with --data-dir "
+            "if you trust it"
+        )
+    bases = {name.partition("[")[0] for name in named}
+    own = {name: {**plan.options.get(name, {}), "data_dir": data_dir} for name in bases}
+    chosen = replace(plan, options={**plan.options, **own})
+    kept = [name for name in named if chosen.configs()[name].data_dir != data_dir]
+    if kept:
+        raise UserError(f"expected no folder of data in the name of a variant; got {kept[0]!r}: run it again, without")
+    return chosen

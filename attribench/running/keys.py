@@ -1,0 +1,106 @@
+"""What decides the result of a piece, and the key that it is stored under: a hash of all of it.
+
+Three things decide: what trains a model, what makes attributions of it, and what scores them. So a change of a scorer
+trains nothing again. A key is made once per piece and process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..base.closure import code_digest, plugin_modules
+from ..base.files import digest
+from ..base.reading import checksums
+from ..plugins.configs import as_dict
+from ..plugins.method import Method
+from ..plugins.registry import METHODS, TASKS, read_while_imported
+from ..plugins.task import Task
+from ..storing.pieces import Cell, Grounds, Item
+from .plan import Plan
+from .provenance import device_name, library_versions
+
+
+class Keys:
+    """The keys of a plan's pieces.
+
+    Args:
+        plan: of the run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._configs = plan.configs()
+        self._contents: dict[Item, dict[str, Any]] = {}
+        self._keys: dict[Item, str] = {}
+        self._data: dict[str, dict[str, str]] = {}
+
+    def problem_content(self, grounds: Grounds) -> dict[str, Any]:
+        """Return what decides a problem."""
+        if grounds not in self._contents:
+            kind = TASKS[grounds.task]
+            self._contents[grounds] = {
+                "task": grounds.task,
+                "task_config": as_dict(self._configs[grounds.task]),
+                "code": code_digest("attribench.plugins.task", *plugin_modules(kind)),
+                "data": self._checksums(grounds.task, kind),
+                "data_seed": grounds.data_seed,
+                "model_seed": grounds.model_seed,
+                "versions": library_versions(),
+                "device": device_name(self._plan.device),
+                "dtype": str(torch.get_default_dtype()),
+                "threads": self._plan.threads,
+            }
+        return self._contents[grounds]
+
+    def cell_content(self, cell: Cell) -> dict[str, Any]:
+        """Return what decides a cell's attributions."""
+        if cell not in self._contents:
+            kind = METHODS[cell.method]
+            self._contents[cell] = {
+                **self.problem_content(cell.grounds),
+                "method": cell.method,
+                "method_config": as_dict(self._configs[cell.method]),
+                "method_code": code_digest("attribench.explaining.job", *plugin_modules(kind)),
+                "method_data": self._checksums(cell.method, kind),
+                "fit_seed": cell.fit_seed,
+                "max_edges": self._plan.max_edges,
+                "randomised_graphs": self._plan.randomised_graphs,
+            }
+        return self._contents[cell]
+
+    def __getitem__(self, item: Item) -> str:
+        """Return the key of a piece's record."""
+        if item not in self._keys:
+            if isinstance(item, Cell):
+                self._keys[item] = digest(self.cell_content(item))
+            else:
+                content = {**self.problem_content(item), "max_edges": self._plan.max_edges}
+                self._keys[item] = "problem-" + digest(content)
+        return self._keys[item]
+
+    def model(self, grounds: Grounds) -> str:
+        """Return the key of a problem's trained model."""
+        return digest(self.problem_content(grounds))
+
+    def scores(self, item: Item) -> str:
+        """Return the key of what is scored for a piece."""
+        return score_key(self[item])
+
+    def _checksums(self, name: str, kind: type[Method] | type[Task]) -> dict[str, str]:
+        """Return the checksums of a plugin's files: those that it declares by name, those read at import by content."""
+        if name not in self._data:
+            config = self._configs[name]
+            declared: Mapping[str, Path] = kind(config).sources() if issubclass(kind, Task) else kind.sources(config)
+            read = sorted(checksums(read_while_imported(kind)).values())
+            named = {"read while imported": " ".join(read)} if read else {}
+            self._data[name] = {**checksums(declared), **named}
+        return self._data[name]
+
+
+def score_key(key: str) -> str:
+    """Return the key of what is scored for the record of a ``key``."""
+    return digest({"code": code_digest("attribench.scoring.judge"), "attributions": key})
