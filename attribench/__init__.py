@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from .base.seeds import derive as derive
     from .base.seeds import generator as generator
     from .model.gates import Gates as Gates
-    from .model.gates import Recording as Recording
-    from .model.gates import UnsupportedModelError as UnsupportedModelError
     from .model.graphs import GraphBatch as GraphBatch
     from .model.graphs import named_keys as named_keys
     from .model.hard_concrete import HardConcrete as HardConcrete
@@ -37,6 +35,8 @@ if TYPE_CHECKING:
     from .model.output_binary import LinkPrediction as LinkPrediction
     from .model.output_binary import MultiLabelClassification as MultiLabelClassification
     from .model.output_regression import GraphRegression as GraphRegression
+    from .model.recording import Recording as Recording
+    from .model.refusals import UnsupportedModelError as UnsupportedModelError
     from .model.subgraphs import neighbourhoods as neighbourhoods
     from .model.subgraphs import whole_graph as whole_graph
     from .plugins.method import Attribution as Attribution

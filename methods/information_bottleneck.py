@@ -102,6 +102,7 @@ class InformationBottleneck(Method):
     Config = BottleneckConfig
     quick = {"steps": 30}
     steps_option = ("steps", "fit")
+    needs_messages = True
     config: BottleneckConfig
 
     def fit(self) -> None:

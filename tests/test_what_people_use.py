@@ -16,9 +16,12 @@ from torch_geometric.nn import (
     GIN,
     PNA,
     ChebConv,
+    FastRGCNConv,
     GraphConv,
     GraphNorm,
     GraphSAGE,
+    MessagePassing,
+    RGCNConv,
     TopKPooling,
     global_add_pool,
 )
@@ -77,6 +80,20 @@ class Readout(GraphModel):
         return out
 
 
+class Relational(GraphModel):
+    """Two layers of three relations, told by the edges' weights."""
+
+    def __init__(self, layer: type[RGCNConv], **options: Any) -> None:
+        super().__init__()
+        self.first, self.second = layer(4, 8, 3, **options), layer(8, 2, 3, **options)
+
+    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
+        relation = (graphs["weight"] * 3).long()
+        h = self.first(graphs["x"], graphs.edge_index, relation).tanh()
+        out: Tensor = global_add_pool(self.second(h, graphs.edge_index, relation), graphs.batch, size=graphs.num_graphs)
+        return out
+
+
 class Pooling(GraphModel):
     """Top-k pooling between two layers."""
 
@@ -128,6 +145,12 @@ def compiled_in_place() -> GraphModel:
     return model
 
 
+def hooked() -> GraphModel:
+    model = Readout(GIN(4, 8, 2, 2))
+    model.network.convs[0].register_message_forward_hook(lambda *_: None)  # type: ignore[union-attr, index]
+    return model
+
+
 Built = Callable[[], GraphModel]
 EXACT: dict[str, tuple[Built, dict[str, Split]]] = {
     "GCN": (lambda: Readout(GCN(4, 8, 2, 2)), splits()),
@@ -158,6 +181,10 @@ EXACT: dict[str, tuple[Built, dict[str, Split]]] = {
         lambda: Readout(GIN(4, 8, 2, 2)),
         splits(lambda d: T.AddSelfLoops()(T.ToUndirected()(bare(d)))),
     ),
+    "RGCN, one call per relation": (lambda: Relational(RGCNConv), splits()),
+    "RGCN, bases and sums": (lambda: Relational(RGCNConv, num_bases=2, aggr="add"), splits()),
+    "RGCN, blocks": (lambda: Relational(RGCNConv, num_blocks=2), splits()),
+    "RGCN in one call": (lambda: Relational(FastRGCNConv), splits()),
     "ChebConv, two calls": (lambda: Readout(ChebConv(4, 2, K=3)), splits()),
     "pooling after the last layer": (LateReadoutPooling, splits()),
 }
@@ -173,6 +200,12 @@ REFUSED: dict[str, tuple[Built, dict[str, Split], str]] = {
     "TopK pooling between layers": (Pooling, splits(), "pooling .* after the last layer only"),
     "a compiled network": (compiled_inside, splits(), r"model.network is compiled: use model.network._orig_mod"),
     "compiled in place": (compiled_in_place, splits(), r"leave out model.network.compile\(\)"),
+    "RGCN of maxima": (
+        lambda: Relational(RGCNConv, aggr="max"),
+        splits(),
+        r"by MaxAggregation.* use aggr='add' or aggr='mean'",
+    ),
+    "a hook on messages": (hooked, splits(), r"move it into message\(\)"),
     "bfloat16": (lambda: Readout(GCN(4, 8, 2, 2)).bfloat16(), splits(), r"use model.float\(\)"),
     "cached edges": (lambda: Readout(GCN(4, 8, 2, 2, cached=True)), splits(), "use cached=False"),
 }
@@ -200,15 +233,16 @@ def test_is_explained_exactly(name: str, double: bool) -> None:
 
     def silence(layer: Any, inputs: Any, messages: Tensor) -> Tensor:
         """A plain way to drop the messages of the real edges, in every layer."""
-        seen[0] += 1
+        seen[0] += len(messages[: graphs.num_edges])
         return torch.cat([messages[: graphs.num_edges] * 0, messages[graphs.num_edges :]])
 
-    handles = [layer.register_message_forward_hook(silence) for layer in gates.layers]
+    layers = [layer for layer in gates.layers if isinstance(layer, MessagePassing)]
+    handles = [layer.register_message_forward_hook(silence) for layer in layers]
     with torch.no_grad():
         assert torch.allclose(model(graphs), closed, atol=1e-6)
     for handle in handles:
         handle.remove()
-    assert seen[0] == found.num_layers == len(own)
+    assert seen[0] == found.num_layers * graphs.num_edges == len(own) * graphs.num_edges
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from torch_geometric.nn import MessagePassing
+
 from ..base.seeds import generator
 from ..model.gates import Gates, Recording
 from ..model.graphs import GraphBatch
@@ -76,7 +78,7 @@ def _watched_messages(gates: Gates) -> Iterator[list[str]]:
     found: list[str] = []
     before: dict[nn.Module, Any] = {}
     handles = []
-    for layer in gates.layers:
+    for layer in (layer for layer in gates.layers if isinstance(layer, MessagePassing)):
         handles += [
             layer.register_message_forward_pre_hook(lambda m, _: before.update({m: module_state(m)})),
             layer.register_message_forward_hook(

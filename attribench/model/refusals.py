@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
+from ..base.errors import UserError
 from .graphs import GraphBatch
 
 Why = tuple[str, str]
@@ -13,6 +14,10 @@ Why = tuple[str, str]
 
 _IN_THE_DATA = "graphs that have all edges from the start: torch_geometric.transforms has VirtualNode, ToUndirected ..."
 _BY_RELATION = ("RGCNConv", "CuGraphRGCNConv", "HGTConv", "HANConv", "HEATConv", "FiLMConv")
+
+
+class UnsupportedModelError(UserError):
+    """A model whose messages cannot be gated exactly; says what to use instead."""
 
 
 def refusal(layer: str, what: str, remedy: str) -> str:
@@ -69,8 +74,9 @@ def _loops() -> Why:
 def _rewired(layer: MessagePassing, edges: Tensor, graphs: GraphBatch) -> Why:
     """Tell edges that were dropped, turned, sorted or made up apart."""
     mine, count, given = graphs.edge_index, graphs.num_edges, edges.shape[1]
-    if type(layer).__name__ in _BY_RELATION:
-        return f"passes messages for one relation at a time, now over {given} of {count} edges", "FastRGCNConv"
+    if any(kind.__name__ in _BY_RELATION for kind in type(layer).__mro__):
+        what = f"passes messages for one relation at a time, now over {given} of {count} edges"
+        return what, "RGCNConv or FastRGCNConv, with their own forward and aggregate"
     if given < count:
         what = f"passes {given} messages where the graphs have {count} edges: some were dropped before it"
         return what, "pooling (TopKPooling, SAGPooling ...) after the last layer only, and no sampling of edges"

@@ -13,6 +13,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as validated_dataclass
 from torch import Tensor
 
+from ..model.drivers import layers_without_messages
 from ..model.gates import Gates
 from ..model.graphs import MAX_EDGES, GraphBatch
 from ..model.model import GraphModel
@@ -219,6 +220,9 @@ class Method(ABC):
     steps_option: ClassVar[tuple[str, Literal["fit", "attribute"]] | None] = None
     #: Whether the method follows gradients with respect to gates; it is skipped where a layer has none.
     needs_gradients: ClassVar[bool] = True
+    #: Whether the method reads each message as a vector; it is skipped where a layer sends none, and asks a call only
+    #: for its edges, states, width and inputs otherwise.
+    needs_messages: ClassVar[bool] = False
     #: Whether the method decides what is retained, so that no threshold has to be chosen on validation graphs.
     decides: ClassVar[bool] = False
     #: Other implementations to be timed beside this one.
@@ -258,6 +262,12 @@ class Method(ABC):
             return (
                 f"no gradient reaches the gates of layer {layers} (counted from 0), which the output depends on: the "
                 "model detaches what it computes from them; methods that need none say needs_gradients = False"
+            )
+        bare = layers_without_messages(subject.model) if cls.needs_messages else []
+        if bare:
+            return (
+                f"{', '.join(bare)} sends no message as a vector, which the method reads; methods that read none say "
+                "needs_messages = False"
             )
         return cls.supports(subject)
 

@@ -1,0 +1,61 @@
+"""A call: what one layer read and sent in the unmasked pass, as methods may ask for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .refusals import UnsupportedModelError
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What one layer read and sent in one unmasked pass, over all edges of the batch.
+
+    Where the layer passes messages over subsets of the edges, one after the other, these are told apart by ``carried``
+    alone: everything else stands in the order of the graphs' edges.
+
+    Args:
+        sent: ``(E + S, ...)``, the messages of the E edges and of S self-loops that the layer appended; None where the
+            layer sends no message as a vector, as layers of adjacency matrices do.
+        h_source, h_target: ``(N, H)``, the layer's inputs h(k-1) by source and by target node.
+        source, target: ``(E,)``, the nodes u and v of every edge.
+        width: D, the number of values in one message.
+        carried: the edges that each of the layer's calls carries, every edge in one; None where one carries all.
+    """
+
+    sent: Tensor | None
+    h_source: Tensor
+    h_target: Tensor
+    source: Tensor
+    target: Tensor
+    width: int
+    carried: tuple[Tensor, ...] | None = None
+
+    @property
+    def messages(self) -> Tensor:
+        """The messages ``(E + S, ...)``.
+
+        Raises:
+            UnsupportedModelError: where the layer sends no message as a vector.
+        """
+        if self.sent is None:
+            raise UnsupportedModelError(
+                "expected a layer that sends each message as a vector; got one that sends none: a method that reads "
+                "them says needs_messages = True, and is then skipped"
+            )
+        return self.sent
+
+    def flat_messages(self) -> Tensor:
+        """Return the messages of the real edges as ``(E, D)``."""
+        return self.messages[: self.source.numel()].reshape(self.source.numel(), self.width)
+
+    def inputs(self) -> Tensor:
+        """Return [h_u, h_v, m] of Eq. 6, ``(E, 2 H + D)``, all from before the aggregation: no look-ahead.
+
+        Where there is no message it is [h_u, h_v], ``(E, 2 H)``.
+        """
+        h_u, h_v = self.h_source[self.source].flatten(1), self.h_target[self.target].flatten(1)
+        return torch.cat([h_u, h_v] if self.sent is None else [h_u, h_v, self.flat_messages()], dim=-1)

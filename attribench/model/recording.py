@@ -1,0 +1,169 @@
+"""The unmasked pass and the gated passes that start from it: Equation 3, ``Recording`` and ``Stream``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .call import Call
+from .driver import Pass
+from .graphs import GraphBatch, Part
+from .isolation import copied
+from .refusals import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from .gates import Gates
+
+Gate = Tensor | Sequence[Tensor | None]
+
+
+def kept(z: Tensor, messages: Tensor) -> Tensor:
+    """Return z * m of Eq. 3 for gates ``(E,)`` and messages ``(E, ...)``."""
+    return z.reshape(-1, *(1 for _ in messages.shape[1:])) * messages
+
+
+def filled(z: Tensor, baseline: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return (1 - z) * b of Eq. 3, ``(E, *shape)`` or what broadcasts to it where a baseline is one scalar.
+
+    Args:
+        z: ``(E,)``.
+        baseline: ``(1, D)`` or ``(E, D)``; D may be 1, one scalar for all values of a message.
+        shape: of one message.
+    """
+    narrow = [1 for _ in shape]
+    b = baseline.reshape(-1, *(narrow if baseline.shape[1] == 1 else shape))
+    return (1 - z.reshape(-1, *narrow)) * b
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """The unmasked pass over a batch, from which gated passes start.
+
+    Args:
+        logits: the original model's output.
+        calls: what each of the L layers read and sent.
+        own_gates: ``(L, E)``, the values of the model's own gates; None where it has none.
+        changed: what the model changes in place after it was recorded, of which gated passes get copies.
+    """
+
+    gates: Gates
+    graphs: GraphBatch
+    state: Any
+    logits: Tensor
+    calls: tuple[Call, ...]
+    own_gates: Tensor | None = None
+    changed: frozenset[str] = frozenset()
+
+    def messages(self, k: int) -> Tensor:
+        """Return the messages of layer ``k`` for a pass to use, which may change them in place."""
+        messages = self.calls[k].messages
+        return messages.clone() if f"messages of call {k}" in self.changed else messages
+
+    @property
+    def num_layers(self) -> int:
+        """L: how often one forward pass passes messages over all edges."""
+        return len(self.calls)
+
+    def ones(self) -> Tensor:
+        """Return open gates ``(L, E)``."""
+        return self.logits.new_ones(self.num_layers, self.graphs.num_edges)
+
+    def forward(
+        self, gates: Gate, baselines: Sequence[Tensor] | None = None, *, baselines_per_edge: bool = False
+    ) -> Tensor:
+        """Run the gated pass and return its output.
+
+        Args:
+            gates: ``(L, E)``, or one ``(E,)`` tensor per layer, None where all are open.
+            baselines: b of Eq. 3 per layer, ``(D,)`` or one per graph ``(G, D)``; D may be 1; zero where None.
+            baselines_per_edge: whether they are ``(E, D)`` instead.
+        """
+        for name, given in (("gates", gates), ("baselines", baselines)):
+            if given is not None and len(given) != self.num_layers:
+                raise ValueError(f"expected {name} for {self.num_layers} calls; got {len(given)}")
+        if baselines is not None and not baselines_per_edge:
+            baselines = [b[self.graphs.edge_graph] if b.dim() == 2 else b[None] for b in baselines]
+        current = Pass(self.graphs, self, gates, baselines)
+        logits = self.gates._run(current, copied(self.state) if "state" in self.changed else self.state)
+        if current.index != self.num_layers:
+            raise UnsupportedModelError(
+                f"expected {self.num_layers} message-passing calls as in the unmasked pass; got {current.index}"
+            )
+        return logits
+
+    def closing(
+        self, k: int, gates: Gate | None, baselines: Sequence[Tensor] | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return z ``(E,)`` and b, ``(1, D)`` or ``(E, D)``, of layer ``k``; None for open gates and zero baselines."""
+        z = None if gates is None else gates[k]
+        if z is not None and z.shape != (self.graphs.num_edges,):
+            raise ValueError(f"expected {self.graphs.num_edges} gates for call {k}; got {tuple(z.shape)}")
+        return z, None if baselines is None or z is None else baselines[k]
+
+    def gate(self, k: int, messages: Tensor, gates: Gate | None, baselines: Sequence[Tensor] | None) -> Tensor:
+        """Apply Eq. 3 to the messages of layer ``k``; self-loops that the layer appended stay open."""
+        z, b = self.closing(k, gates, baselines)
+        if z is None:
+            return messages
+        num_edges, expected = self.graphs.num_edges, len(self.calls[k].messages)
+        if len(messages) != expected:
+            raise ValueError(f"expected {expected} messages in call {k} as in the unmasked pass; got {len(messages)}")
+        gated = kept(z, messages[:num_edges])
+        if b is not None:
+            gated = gated + filled(z, b, messages.shape[1:])
+        return gated if len(messages) == num_edges else torch.cat([gated, messages[num_edges:]])
+
+
+class Stream:
+    """Passes over a batch of any size, a part at a time, so that memory does not grow with the batch.
+
+    A batch of one part is recorded once; the parts of a larger one are recorded anew for every pass.
+
+    Args:
+        gates: the entered gates of the model.
+        graphs: the batch.
+        max_edges: the most edges in a part; a graph that has more is a part by itself.
+    """
+
+    def __init__(self, gates: Gates, graphs: GraphBatch, max_edges: int) -> None:
+        self.graphs = graphs
+        self._gates = gates
+        self._parts = list(graphs.parts(max_edges))
+        first = gates.record(self._parts[0].batch)
+        self._only = first if len(self._parts) == 1 else None
+        self.num_layers = first.num_layers
+        #: The original model's output over the whole batch.
+        self.logits = torch.cat([first.logits, *(gates.record(part.batch).logits for part in self._parts[1:])])
+
+    def recordings(self) -> Iterator[tuple[Part, Recording]]:
+        """Yield every part with its unmasked pass."""
+        for part in self._parts:
+            yield part, self._gates.record(part.batch) if self._only is None else self._only
+
+    def ones(self) -> Tensor:
+        """Return open gates ``(L, E)``."""
+        return self.logits.new_ones(self.num_layers, self.graphs.num_edges)
+
+    def forward(self, gates: Tensor, baselines: Sequence[Tensor] | None = None) -> Tensor:
+        """Run the gated pass; gates ``(L, E)`` and baselines, ``(D,)`` or ``(G, D)``, as in :meth:`Recording.forward`.
+
+        Runs without gradients where there is more than one part.
+        """
+        if self._only is not None:
+            return self._only.forward(gates, baselines)
+        with torch.no_grad():
+            return torch.cat(
+                [
+                    recording.forward(gates[:, part.edges], part_of_baselines(baselines, part.graphs))
+                    for part, recording in self.recordings()
+                ]
+            )
+
+
+def part_of_baselines(baselines: Sequence[Tensor] | None, graphs: slice) -> list[Tensor] | None:
+    """Return the baselines of a run of graphs, from those of a whole batch."""
+    return None if baselines is None else [b if b.dim() == 1 else b[graphs] for b in baselines]

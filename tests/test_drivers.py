@@ -1,0 +1,184 @@
+"""Which driver drives a layer, and a kind of layer that sends no messages: what it takes, and who is skipped."""
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from helpers import WIDTH, random_batch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from torch_geometric.nn import FastRGCNConv, GraphConv, MessagePassing, RGCNConv
+
+from attribench.model.call import Call
+from attribench.model.driver import Driver, Session
+from attribench.model.drivers import DRIVERS, driver_of, layers_without_messages
+from attribench.model.gates import Gates, UnsupportedModelError
+from attribench.model.graphs import GraphBatch
+from attribench.model.integrity import differences, fingerprint
+from attribench.model.model import GraphModel
+from attribench.model.output import GraphClassification
+from attribench.model.pyg import PyGDriver
+from attribench.model.recording import filled
+from attribench.model.relational import RelationalDriver
+from attribench.plugins.configs import make_config
+from attribench.plugins.method import Subject
+from attribench.plugins.registry import METHODS
+
+
+class MatrixSum(nn.Module):
+    """Sums neighbours by a dense matrix of gates ``(N, N)``, and cooperates: it takes the gates as an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH, bias=False)
+
+    def forward(self, h: Tensor, edge_index: Tensor, z: Tensor | None = None) -> Tensor:
+        z = h.new_ones(edge_index.shape[1]) if z is None else z
+        matrix = h.new_zeros(len(h), len(h)).index_put((edge_index[1], edge_index[0]), z, accumulate=True)
+        return matrix @ self.linear(h)  # type: ignore[no-any-return]
+
+
+class MatrixDriver(Driver):
+    """Hands the gates to the layer, and adds what the baselines sum to."""
+
+    layer: MatrixSum
+    sends_vectors = False
+
+    def __init__(self, layer: nn.Module, session: Session) -> None:
+        super().__init__(layer, session)
+        self.addition: Tensor | None = None
+
+    def attach(self, handles: list[RemovableHandle]) -> None:
+        handles.append(self.layer.register_forward_pre_hook(self.before))
+        handles.append(self.layer.register_forward_hook(self.after, prepend=True))
+
+    def before(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        current, (h, edges) = self.session.current, args
+        if current is None:
+            return None
+        if current.recording is None:
+            current.calls.append(Call(None, h, h, edges[0], edges[1], WIDTH))
+            return None
+        z, b = current.recording.closing(current.next_layer(current.recording), current.gates, current.baselines)
+        self.addition = None
+        if z is not None and b is not None:
+            self.addition = torch.zeros_like(h).index_add(0, edges[1], filled(z, b, (WIDTH,)).expand(-1, WIDTH))
+        return h, edges, z
+
+    def after(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        addition, self.addition = self.addition, None
+        return output if addition is None else output + addition
+
+
+class SameSum(MessagePassing):
+    """The same layer, with a message for every edge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH, bias=False)
+
+    def forward(self, h: Tensor, edge_index: Tensor) -> Tensor:
+        out: Tensor = self.propagate(edge_index, x=self.linear(h))
+        return out
+
+    def message(self, x_j: Tensor) -> Tensor:
+        return x_j
+
+
+class Model(GraphModel):
+    """Two layers and a readout of every graph's sum."""
+
+    def __init__(self, layer: type[nn.Module]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([layer(), layer()])
+        self.readout = nn.Linear(WIDTH, 2)
+
+    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
+        h = graphs["x"]
+        for layer in self.layers:
+            h = layer(h, graphs.edge_index).tanh()
+        out: Tensor = self.readout(h.new_zeros(graphs.num_graphs, WIDTH).index_add(0, graphs.batch, h))
+        return out
+
+
+@pytest.fixture
+def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[driver_of.__module__], "DRIVERS", [(MatrixSum, MatrixDriver), *DRIVERS])
+
+
+@pytest.fixture
+def graphs() -> GraphBatch:
+    return random_batch([(4, 5), (2, 1), (5, 6), (3, 0)]).to(torch.float64)
+
+
+def subject(layer: type[nn.Module], graphs: GraphBatch) -> Subject:
+    return Subject(Model(layer).double().eval(), GraphClassification(), graphs, graphs, 2)
+
+
+def test_the_first_type_that_matches_drives_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert driver_of(RGCNConv(2, 2, 2)) is RelationalDriver
+    assert driver_of(FastRGCNConv(2, 2, 2)) is PyGDriver  # which is an RGCNConv, too
+    assert driver_of(GraphConv(2, 2)) is PyGDriver
+    assert driver_of(nn.Linear(2, 2)) is None
+
+    class Both(MatrixSum, SameSum):
+        pass
+
+    class Never(MatrixDriver):
+        @classmethod
+        def fits(cls, layer: nn.Module) -> bool:
+            return False
+
+    for entries, expected in (
+        ([(MatrixSum, MatrixDriver), *DRIVERS], MatrixDriver),
+        ([*DRIVERS, (MatrixSum, MatrixDriver)], PyGDriver),
+        ([(MatrixSum, Never), *DRIVERS], PyGDriver),
+    ):
+        monkeypatch.setattr(sys.modules[driver_of.__module__], "DRIVERS", entries)
+        assert driver_of(Both()) is expected
+
+
+@pytest.mark.usefixtures("matrices")
+def test_a_layer_without_messages_is_gated_as_one_that_has_them(graphs: GraphBatch) -> None:
+    z = torch.rand(2, graphs.num_edges, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    outputs = []
+    for layer in (MatrixSum, SameSum):
+        model = Model(layer).double()
+        before = fingerprint(model, graphs)
+        with Gates(model) as gates:
+            recording = gates.record(graphs)
+            outputs.append(recording.forward(z))
+            outputs.append(recording.forward(z, [torch.ones(WIDTH).double(), torch.ones(4, 1).double()]))
+            call = recording.calls[0]
+        assert call.width == WIDTH
+        assert call.inputs().shape[1] == (2 if layer is MatrixSum else 3) * WIDTH
+        assert differences(before, fingerprint(model, graphs)) == []
+        if layer is MatrixSum:
+            with pytest.raises(UnsupportedModelError, match="needs_messages = True"):
+                call.flat_messages()
+    torch.testing.assert_close(outputs[:2], outputs[2:], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("matrices")
+@pytest.mark.parametrize("name", [*METHODS])
+def test_methods_say_whether_they_read_messages(name: str, graphs: GraphBatch) -> None:
+    method, found = METHODS[name], []
+    assert layers_without_messages(subject(SameSum, graphs).model) == []
+    assert layers_without_messages(subject(MatrixSum, graphs).model) == ["MatrixSum"]
+    for layer in (MatrixSum, SameSum):
+        explained = subject(layer, graphs)
+        reason = method.reason_against(explained)
+        if layer is MatrixSum and method.needs_messages:
+            assert reason is not None
+            assert "MatrixSum sends no message as a vector" in reason
+            return
+        if reason is not None:
+            assert name == "gate-values"
+            return
+        one = method(make_config(name, method.Config, method.quick), subject=explained)
+        one.fit()
+        found.append(one.attribute(graphs).scores)
+    if name != "graphmask":  # whose gates read the messages where there are any
+        torch.testing.assert_close(*found, rtol=0, atol=1e-8)
