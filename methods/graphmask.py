@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from attribench.base.errors import Infeasible
 from attribench.base.seeds import derive, generator
-from attribench.model.gates import Recording, Stream
 from attribench.model.graphs import GraphBatch
 from attribench.model.hard_concrete import HardConcrete, straight_through_round
+from attribench.model.recording import Recording, Stream
 from attribench.plugins.method import Attribution, Method, config
 from attribench.plugins.registry import METHODS
 

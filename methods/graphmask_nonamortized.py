@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attribench.base.seeds import derive
-from attribench.model.gates import Recording
 from attribench.model.graphs import GraphBatch
 from attribench.model.hard_concrete import HardConcrete, straight_through_round
 from attribench.model.noise import EdgeNoise
+from attribench.model.recording import Recording
 from attribench.plugins.method import Attribution, Method, Rival, Subject, config
 from attribench.plugins.registry import METHODS
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attribench.base.seeds import derive, generator
-from attribench.model.gates import Recording, Stream
 from attribench.model.graphs import GraphBatch
+from attribench.model.recording import Recording, Stream
 from attribench.plugins.method import Attribution, Method, config
 from attribench.plugins.registry import METHODS
 

@@ -274,6 +274,20 @@ def test_left_as_found_after_success_and_after_an_error() -> None:
     assert differences(before, fingerprint(model, graphs)) == []
 
 
+@pytest.mark.parametrize("place", ["aggregate_forward_pre", "aggregate_forward", "propagate_forward"])
+def test_hooks_between_messages_and_output_are_refused(place: str) -> None:
+    """What baselines add to the output is right where sums and means are all that lies between."""
+    model, graphs = made(RGCNConv), batch(4, 8)
+    getattr(model.layers[1], f"register_{place}_hook")(lambda *_: None)
+    before = fingerprint(model, graphs)
+    with pytest.raises(UnsupportedModelError, match="hooks between its messages and its output"):
+        Gates(model).__enter__()
+    assert differences(before, fingerprint(model, graphs)) == []
+    plain = made(RGCNConv)
+    with Gates(plain) as gates, Gates(plain) as inner:
+        assert torch.equal(gates.record(graphs).logits, inner.record(graphs).logits)
+
+
 class Renames(Model):
     """Passes messages over edges whose types come from the nodes' states."""
 
@@ -310,6 +324,26 @@ class OwnSum(RGCNConv):
     def aggregate(self, inputs: Tensor, index: Tensor, ptr: Any = None, dim_size: Any = None) -> Tensor:
         out: Tensor = super().aggregate(inputs.square(), index, ptr, dim_size)
         return out
+
+
+def in_place(layer: Any, graphs: GraphBatch) -> Tensor:
+    h, kinds = graphs["x"] * 1, graphs["edge_type"] * 1
+    out: Tensor = layer(h, graphs.edge_index, kinds)
+    h.zero_()
+    kinds.zero_()
+    return out
+
+
+def test_what_the_model_changes_afterwards_was_seen_before() -> None:
+    graphs, options = batch(4, 12), []
+    torch.manual_seed(0)
+    convolution = layer()
+    for call in (plainly, in_place):
+        with Gates(Once(convolution, call)) as gates:
+            recording = gates.record(graphs)
+            options.append([recording.calls[0].inputs(), recording.forward(recording.ones() / 2, [random(6)])])
+            assert bool(recording.changed) == (call is in_place)
+    assert all(torch.equal(a, b) for a, b in zip(*options, strict=True))
 
 
 class Weighted(RGCNConv):

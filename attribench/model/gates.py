@@ -68,7 +68,6 @@ class Gates:
 
     def __init__(self, model: GraphModel, *, replay: bool = False) -> None:
         self.model = model
-        self.replay = replay
         self.forward_passes = 0
         #: The layers that pass messages; known once it is entered.
         self.layers: list[nn.Module] = []

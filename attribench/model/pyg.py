@@ -37,8 +37,7 @@ class PyGDriver(Driver):
             UnsupportedModelError: for such a hook: it sees messages that no gate has changed, and can pass them on.
         """
         layer = self.layer
-        hooks = layer._message_forward_hooks.values()
-        if not all(isinstance(getattr(hook, "__self__", None), Driver) for hook in hooks):
+        if not all(self.is_ours(hook) for hook in layer._message_forward_hooks.values()):
             raise UnsupportedModelError(
                 f"expected no hooks on the messages of layers; {type(layer).__name__} has one, which sees messages "
                 "that no gate has changed, and may pass them on: move it into message()"
@@ -119,6 +118,11 @@ class PyGDriver(Driver):
         """Return the nodes ``(E,)`` that send and that receive, as the layer's ``flow`` says."""
         source, target = graphs.edge_index if self.layer.flow == "source_to_target" else graphs.edge_index.flip(0)
         return source, target
+
+    @staticmethod
+    def is_ours(hook: Any) -> bool:
+        """Say whether a hook is some driver's: gates may be entered within others."""
+        return isinstance(getattr(hook, "__self__", None), Driver)
 
     def refuse_encoding(self) -> None:
         """Raise UnsupportedModelError in ``encode()``."""

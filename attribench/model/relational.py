@@ -84,7 +84,15 @@ class RelationalDriver(PyGDriver):
         )
 
     def attach(self, handles: list[RemovableHandle]) -> None:
-        """Register hooks on the layer; on its output first of all, since other hooks may read that."""
+        """Register hooks on the layer; on its output first of all, since other hooks may read that.
+
+        Raises:
+            UnsupportedModelError: for hooks of the user's on messages, sums or means: these need not be linear.
+        """
+        for name in ("_aggregate_forward_pre_hooks", "_aggregate_forward_hooks", "_propagate_forward_hooks"):
+            if not all(self.is_ours(hook) for hook in getattr(self.layer, name).values()):
+                what = "has hooks between its messages and its output"
+                raise self.refusal(what, "a layer without, and do what they do after it")
         super().attach(handles)
         handles.append(self.layer.register_forward_hook(self._on_output, prepend=True))
 
@@ -110,7 +118,7 @@ class RelationalDriver(PyGDriver):
             what = f"aggregates each relation by {type(self.layer.aggr_module).__name__}, before the relation's weights"
             raise self.refusal(what, "aggr='add' or aggr='mean'")
         self.check_edges(edges, current.graphs)
-        states = self.states(x, current.graphs)
+        h_source, h_target = self.states(x, current.graphs)
         relations = self.layer.num_relations
         fine = isinstance(edge_type, Tensor) and edge_type.shape == edges.shape[1:]
         if not fine or bool(((edge_type < 0) | (edge_type >= relations)).any()):
@@ -118,7 +126,9 @@ class RelationalDriver(PyGDriver):
             raise self.refusal(what, f"edge types from 0 to {relations - 1}, one for every edge")
         current.busy = True
         carried = tuple((edge_type == r).nonzero()[:, 0] for r in range(relations))
-        return _Group(edges, current.watch.take(f"edge types of call {len(current.calls)}", edge_type), carried, states)
+        k, take = len(current.calls), current.watch.take
+        states = take(f"source states of call {k}", h_source), take(f"target states of call {k}", h_target)
+        return _Group(edges, take(f"edge types of call {k}", edge_type), carried, states)
 
     def _begin_gated(self, current: Pass, recording: Recording, edges: Any, edge_type: Any) -> _Group:
         """Open the group of a gated pass: z of every edge, and what the baselines add."""
@@ -184,15 +194,11 @@ class RelationalDriver(PyGDriver):
         if current.recording is not None:
             return output if group.addition is None else output + group.addition
         assert group.states is not None
-        source, target = self.ends(current.graphs)
-        k, take = len(current.calls), current.watch.take
         current.calls.append(
             RelationalCall(
                 self._joined(group),
-                take(f"source states of call {k}", group.states[0]),
-                take(f"target states of call {k}", group.states[1]),
-                source,
-                target,
+                *group.states,
+                *self.ends(current.graphs),
                 self.layer.out_channels,
                 group.carried,
                 edge_type=group.edge_type,
