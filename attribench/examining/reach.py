@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-
 from torch_geometric.nn import MessagePassing
 
 from ..base.seeds import generator

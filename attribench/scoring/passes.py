@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..model.gates import Stream, part_of_baselines
 from ..model.output import Output
+from ..model.recording import Stream, part_of_baselines
 
 
 @torch.no_grad()
