@@ -191,7 +191,7 @@ class _Tables:
         if ordered:
             report.write(self._folder)
         refused = {g.task: stored.reason for g, stored in problems.items() if stored and stored.status == REFUSED}
-        well = all(result.record["status"] in WELL for result in results)
+        well = all(result.record.status in WELL for result in results)
         return Ending(report, well, refused, self._left_out, done, planned)
 
 

@@ -159,7 +159,7 @@ def test_score_reads_the_stored_attributions(copy: Path, cli: Cli) -> None:
         test = found["test"]
         if test.hard_mask is not None and test.baselines is not None and test.baselines[0].dim() == 1:
             found["test"] = replace(test, hard_mask=torch.zeros_like(test.hard_mask))
-            store.save(path.parent.name, record, found, "")
+            store.save(path.parent.name, record.model_dump(), found, "")
             changed += 1
     assert changed == 2
     assert cli("score", str(copy / "r"), "--cache-dir", str(copy / "c"))[0] == 0

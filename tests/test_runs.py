@@ -383,10 +383,10 @@ def assert_nothing_is_half_written(root: Path) -> None:
         assert is_key(cell.name.removeprefix("problem-"))
         stored = store.record(cell.name)
         assert (stored is None) == cell.name.startswith("problem-")
-        if stored is not None and stored["attributions"]:
+        if stored is not None and stored.attributions:
             store.attributions(cell.name, stored, torch.device("cpu"))
     for model in (root / "c" / "models").glob("[!.]*/"):
-        assert {path.name for path in model.iterdir()} == {"weights.npz", "model.json"}
+        assert {path.name for path in model.iterdir()} == {"weights.npz", "model.json", "data.json"}
 
 
 def renew(root: Path, whole: Whole) -> None:

@@ -690,7 +690,7 @@ def test_a_piece_is_done_once_and_read_back(tiny: Callable[..., Runner]) -> None
     other = tiny()
     assert all(map(other.finished, pieces_of(other)))
     loaded = other.load(cast(Cell, cell))
-    assert (loaded.record["status"], len(loaded.rows)) == ("ok", 2)
+    assert (loaded.record.status, len(loaded.rows)) == ("ok", 2)
     stored = other.load_grounds(cast(Grounds, grounds))
     assert stored is not None
     assert [row.method for row in stored.rows] == ["keep-all", "drop-all"]
@@ -713,14 +713,14 @@ def test_which_records_are_kept(tiny: Callable[..., Runner], overwrite: str, sta
         runner.perform(cell)
     else:
         runner.end(cell, status, "a reason", "a log")
-        assert (runner.load(cell).record["status"], runner.load(cell).record["reason"]) == (status, "a reason")
+        assert (runner.load(cell).record.status, runner.load(cell).record.reason) == (status, "a reason")
         assert (runner.store.cells / runner.keys[cell] / "log.txt").read_text() == "a log"
     Counted.limits.clear()
     kept = overwrite == "never" or (overwrite == "failed" and status in ("ok", "skipped", "infeasible"))
     assert runner.finished(cell) == kept
     runner.perform(cell)
     assert len(Counted.limits) == (0 if kept else 1)
-    assert runner.load(cell).record["status"] == (status if kept else "ok")
+    assert runner.load(cell).record.status == (status if kept else "ok")
 
 
 def test_fewer_edges_after_a_kill_are_not_part_of_the_key_and_are_said(tiny: Callable[..., Runner]) -> None:
@@ -728,7 +728,7 @@ def test_fewer_edges_after_a_kill_are_not_part_of_the_key_and_are_said(tiny: Cal
     cell = cast(Cell, pieces_of(runner)[1])
     runner.perform(cell, 25)
     assert Counted.limits == [25]
-    assert runner.load(cell).record["costs"]["max_edges"] == 25
+    assert runner.load(cell).record.costs["max_edges"] == 25
     assert runner.finished(cell)
 
 
@@ -770,7 +770,7 @@ def test_a_problem_that_cannot_be_built_is_stored_with_its_reason(
     assert (stored.status, stored.reason) == (status_of(error), first_line(error))
     assert "in fail" in stored.log
     runner.perform(cell)
-    assert runner.load(cast(Cell, cell)).record["reason"] == first_line(error)
+    assert runner.load(cast(Cell, cell)).record.reason == first_line(error)
 
 
 def test_a_folder_that_cannot_be_written_ends_the_run(tiny: Callable[..., Runner], tmp_path: Path) -> None:
@@ -794,7 +794,7 @@ def test_a_process_that_was_killed_is_tried_again_with_fewer_edges(tiny: Callabl
         assert crew._again(cell, future) == again
     assert limits == [400, 100, 25, 6]
     record = runner.load(cast(Cell, cell)).record
-    assert (record["status"], record["reason"]) == (
+    assert (record.status, record.reason) == (
         "out-of-memory",
         "its process was killed 4 times, most likely for memory; the last time with at most 6 edges a pass",
     )
@@ -821,7 +821,7 @@ def test_what_a_worker_could_not_record_is_recorded_with_what_it_printed(
     future.set_exception(error)
     assert not Workers(runner, 2, 2.5, "failed")._again(cell, future)
     record = runner.load(cell).record
-    assert (record["status"], record["reason"]) == (status, reason)
+    assert (record.status, record.reason) == (status, reason)
     log = (runner.store.cells / runner.keys[cell] / "log.txt").read_text()
     assert log.endswith("xthe end")
     assert len(log) == printed.MAX_OUTPUT

@@ -18,18 +18,18 @@ from filelock import Timeout
 
 from ..base.arrays import DamagedError
 from ..base.errors import StorageError, UserError
-from ..base.reading import files_read, refuse_undeclared
 from ..explaining.job import FAULTS, Job, Outcome, first_line, smaller_passes, status_of
 from ..plugins.method import Attribution, untracked
-from ..plugins.registry import METHODS, TASKS
-from ..plugins.task import Problem, TaskSeeds, Workshop, build_problem
+from ..plugins.registry import METHODS
+from ..plugins.task import Problem
 from ..scoring.judge import Judge, score_method
 from ..storing.cells import CellStore
 from ..storing.models import ModelCache
 from ..storing.pieces import Cell, Grounds, Item
-from ..storing.records import ProblemResult, Result, StoredScores
+from ..storing.records import ProblemResult, Record, Result, StoredScores
 from .keys import Keys, score_key
 from .plan import Plan
+from .problems import Problems
 from .provenance import git_commit
 
 logger = logging.getLogger(__name__)
@@ -70,52 +70,32 @@ class Runner:
         self.kept = OVERWRITE[overwrite]
         self.track = track
         self.device = torch.device(plan.device)
-        self._built: tuple[Grounds, Problem | BaseException] | None = None
+        self.problems = Problems(plan, self.keys, cache, lambda *given, **named: self.track(*given, **named))
+        self._finished: dict[Cell, Result] = {}
+        self._grounds: dict[Grounds, StoredScores] = {}
 
     def problem(self, grounds: Grounds) -> Problem:
-        """Build a problem, or return the one built last. A problem that failed to build fails again at once."""
-        if self._built is None or self._built[0] != grounds:
-            content = self.keys.model(grounds)
-
-            def cached(model: Any, train: Any) -> dict[str, float]:
-                return self.cache.load_or_train(content, model, train)
-
-            workshop = Workshop(self.device, cached, self.track)
-            stored = self.load_grounds(grounds)
-            try:
-                with files_read() as read:
-                    task = TASKS[grounds.task](self.configs[grounds.task])
-                refuse_undeclared(task.name, read, task.sources() if read else {})
-                built = build_problem(task, TaskSeeds(*grounds.seeds), workshop)
-                known = stored.findings if stored else None
-                if not (self.cache.is_of(content, built.data()) and (known is None or known.data == built.data())):
-                    raise UserError(
-                        f"expected build() of {grounds.task} to make the same data every time; its graphs or labels "
-                        "are not those of the trained model or of what is stored: draw with generator(), sort what "
-                        "comes from sets, and choose another --out and --cache-dir"
-                    )
-                self._built = (grounds, replace(built, known=known))
-            except FAULTS as error:
-                self._built = (grounds, error)
-        found = self._built[1]
-        if isinstance(found, BaseException):
-            raise found
-        return found
+        """Return a problem, built or as built last."""
+        stored = self.load_grounds(grounds)
+        return self.problems.get(grounds, stored.findings if stored else None)
 
     def finished(self, item: Item) -> bool:
-        """Say whether nothing is left to do for an item."""
+        """Say whether nothing is left to do for a piece; what was read for it is kept until it is asked for."""
+        if not isinstance(item, Cell):
+            stored = self.load_grounds(item) if self.kept else None
+            return stored is not None and stored.status in ("ok", REFUSED)
         key = self.keys[item]
-        if isinstance(item, Cell):
-            record = self.store.record(key)
-            if record is None or record["status"] not in self.kept:
-                return False
-            if record["status"] not in SCORED:
-                return True
-        elif not self.kept:
+        record = self.store.record(key)
+        if record is None or record.status not in self.kept:
             return False
-        stored = self.store.scores(key, score_key(key))
-        enough = ("ok",) if isinstance(item, Cell) else ("ok", REFUSED)
-        return stored is not None and stored.status in enough
+        if record.status not in SCORED:
+            self._finished[item] = Result(item, record, [], self.store.log(key))
+            return True
+        scores = self.store.scores(key, score_key(key))
+        if scores is None or scores.status != "ok":
+            return False
+        self._finished[item] = _result(item, record, scores)
+        return True
 
     def perform(self, item: Item, max_edges: int | None = None, *, wait: bool = True) -> bool:
         """Do one piece of work, unless it is done; leave what came out in the results folder.
@@ -158,12 +138,14 @@ class Runner:
 
     def load(self, cell: Cell) -> Result:
         """Return what is stored for a cell."""
+        if cell in self._finished:
+            return self._finished.pop(cell)
         key = self.keys[cell]
         record = self.store.record(key)
         if record is None:
             reason = f"expected its record in {self.store.cells / key}; it is not there: run it again"
-            record = {"status": "failed", "reason": reason, "costs": {}}
-        if record["status"] not in SCORED:
+            record = Record.failed(reason)
+        if record.status not in SCORED:
             return Result(cell, record, [], self.store.log(key))
         stored = self.store.scores(key, score_key(key))
         reason = f"expected its scores in {self.store.cells / key}; they are not there: run it again"
@@ -171,8 +153,13 @@ class Runner:
 
     def load_grounds(self, grounds: Grounds) -> StoredScores | None:
         """Return what is stored for a problem."""
-        key = self.keys[grounds]
-        return self.store.scores(key, score_key(key))
+        if grounds not in self._grounds:
+            key = self.keys[grounds]
+            stored = self.store.scores(key, score_key(key))
+            if stored is None or stored.status != "ok":  # another process may write better ones
+                return stored
+            self._grounds[grounds] = stored
+        return self._grounds[grounds]
 
     def rescore(self, keys: Sequence[str]) -> Iterator[Result]:
         """Yield the results of the plan's cells from the records ``keys``, scored anew; no method is run.
@@ -184,7 +171,7 @@ class Runner:
                 record = self.store.record(key)
                 if record is None:
                     continue
-                if record["status"] not in SCORED:
+                if record.status not in SCORED:
                     yield Result(cell, record, [])
                     continue
                 try:
@@ -207,14 +194,15 @@ class Runner:
                 rows, ablations, found = judge.problem_controls(), judge.ablations(), judge.problem.findings
                 return StoredScores(rows, figures=figures, ablations=ablations, findings=found)
 
+        self._grounds.pop(grounds, None)
         self.store.save_scores(key, score_key(key), _scored(score, max_edges))
 
     def _perform_cell(self, cell: Cell, key: str, max_edges: int) -> None:
         record = self.store.record(key)
-        kept = record is not None and record["status"] in self.kept
+        kept = record is not None and record.status in self.kept
         if record is None or not kept:
             record = self._save(cell, key, self._execute(cell, max_edges))
-        if record["status"] not in SCORED or (kept and self.finished(cell)):
+        if record.status not in SCORED or (kept and self.finished(cell)):
             return
         try:
             self._score(cell, key, record, max_edges, found=kept)
@@ -223,7 +211,7 @@ class Runner:
                 raise
             logger.warning("%s cannot be used, it is made again: %s", self.store.cells / key, error)
             record = self._save(cell, key, self._execute(cell, max_edges))
-            if record["status"] in SCORED:
+            if record.status in SCORED:
                 self._score(cell, key, record, max_edges)
 
     def _execute(self, cell: Cell, max_edges: int) -> Outcome:
@@ -240,10 +228,10 @@ class Runner:
         if max_edges < self.plan.max_edges:
             outcome.costs.setdefault("max_edges", max_edges)
         if outcome.status in ("failed", "out-of-memory"):
-            self._built = None  # whatever the method did to the model or the graphs, the next one gets new ones
+            self.problems.forget()  # whatever the method did to the model or the graphs, the next one gets new ones
         return outcome
 
-    def _save(self, cell: Cell, key: str, outcome: Outcome) -> dict[str, Any]:
+    def _save(self, cell: Cell, key: str, outcome: Outcome) -> Record:
         record = {
             "status": outcome.status,
             "reason": outcome.reason,
@@ -254,9 +242,7 @@ class Runner:
         }
         return self.store.save(key, record, outcome.attributions, outcome.log)
 
-    def _score(
-        self, cell: Cell, key: str, record: dict[str, Any], max_edges: int, *, found: bool = False
-    ) -> StoredScores:
+    def _score(self, cell: Cell, key: str, record: Record, max_edges: int, *, found: bool = False) -> StoredScores:
         """Score a record and keep the scores; a scorer that fails leaves the attributions as they are.
 
         Args:
@@ -273,11 +259,12 @@ class Runner:
             problem = self.problem(cell.grounds)
             if found:
                 _check(attributions, problem)
-            return StoredScores(score_method(cell.method, problem, attributions, record["figures"], cell.seeds, limit))
+            rows = score_method(cell.method, problem, attributions, record.figures, cell.seeds, limit)
+            return StoredScores(rows)
 
         stored = _scored(score, max_edges)
         if stored.status != "ok":
-            self._built = None
+            self.problems.forget()
             stored = replace(stored, reason=f"scoring: {stored.reason}")
         self.store.save_scores(key, score_key(key), stored)
         return stored
@@ -304,9 +291,9 @@ def problem_result(grounds: Grounds, stored: StoredScores) -> ProblemResult:
     return ProblemResult(grounds.task, *grounds.seeds, stored.figures, stored.ablations, stored.rows)
 
 
-def _result(cell: Cell, record: dict[str, Any], stored: StoredScores) -> Result:
+def _result(cell: Cell, record: Record, stored: StoredScores) -> Result:
     if stored.status != "ok":
-        return Result(cell, {**record, "status": stored.status, "reason": stored.reason}, [])
+        return Result(cell, record.ended(stored.status, stored.reason), [])
     return Result(cell, record, stored.rows)
 
 

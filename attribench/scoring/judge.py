@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -340,7 +340,7 @@ def score_method(
     name: str,
     problem: Problem,
     attributions: dict[str, Attribution],
-    figures: dict[str, float],
+    figures: Mapping[str, bool | int | float | None],
     seeds: Seeds,
     max_edges: int,
 ) -> list[Scores]:

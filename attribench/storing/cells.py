@@ -23,7 +23,7 @@ from ..base.arrays import DamagedError, read_arrays, write_arrays
 from ..base.errors import StorageError, UserError
 from ..base.files import dump_checked, logger, read_checked, say_damaged, write_atomically
 from ..plugins.method import Attribution
-from .records import Record, StoredScores, read_scores
+from .records import Described, Record, StoredScores, read_scores
 
 KEY = re.compile(r"(problem-)?[0-9a-f]{32}")
 
@@ -60,7 +60,7 @@ class CellStore:
             ) from error
         return FileLock(folder / f"{self._folder(key).name}.lock")
 
-    def record(self, key: str) -> dict[str, Any] | None:
+    def record(self, key: str) -> Record | None:
         """Return a cell's record: status, reason, costs and what decided it; None where there is none."""
         path = self._folder(key) / "record.json"
         if path.parent.is_symlink():  # what is written must not land elsewhere
@@ -70,14 +70,12 @@ class CellStore:
         if content is None:
             return None
         try:
-            return Record.model_validate(content).model_dump(exclude_unset=True)
+            return Record.model_validate(content)
         except ValueError:
             say_damaged(path)
             return None
 
-    def save(
-        self, key: str, record: dict[str, Any], attributions: Mapping[str, Attribution], log: str
-    ) -> dict[str, Any]:
+    def save(self, key: str, record: Mapping[str, Any], attributions: Mapping[str, Attribution], log: str) -> Record:
         """Store a cell in one step; return the record as it can be read back."""
 
         def write(draft: Path) -> None:
@@ -115,20 +113,20 @@ class CellStore:
         path = self._folder(key) / "log.txt"
         return path if path.is_file() else None
 
-    def attributions(self, key: str, record: dict[str, Any], device: torch.device) -> dict[str, Attribution]:
+    def attributions(self, key: str, record: Record, device: torch.device) -> dict[str, Attribution]:
         """Load a cell's attributions.
 
         Raises:
             DamagedError: when the file is not the one that was written.
         """
         path = self._folder(key) / "attributions.npz"
-        arrays = read_arrays(path, record["checksum"])
+        arrays = read_arrays(path, record.checksum)
         try:
             return {
                 split: _from_arrays(
                     {n.split("/", 1)[1]: x for n, x in arrays.items() if n.startswith(f"{split}/")}, meta, device
                 )
-                for split, meta in record["attributions"].items()
+                for split, meta in record.attributions.items()
             }
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
@@ -178,15 +176,15 @@ def _to_arrays(attribution: Attribution) -> dict[str, Any]:
     return {name: x.detach().cpu().numpy() for name, x in tensors.items()}
 
 
-def _from_arrays(arrays: dict[str, Any], meta: dict[str, Any], device: torch.device) -> Attribution:
+def _from_arrays(arrays: dict[str, Any], meta: Described, device: torch.device) -> Attribution:
     tensors = {name: torch.from_numpy(x).to(device) for name, x in arrays.items()}
     baselines = [tensors[f"baseline/{k}"] for k in range(sum(name.startswith("baseline/") for name in tensors))]
     return Attribution(
         tensors["scores"],
-        meta["scale"],
+        meta.scale,
         tensors.get("hard_mask"),
         tuple(baselines) or None,
         {name.split("/", 1)[1]: x for name, x in tensors.items() if name.startswith("diagnostic/")},
-        meta["per_layer"],
+        meta.per_layer,
         tensors.get("complete"),
     )

@@ -46,6 +46,15 @@ class Record(_Strict):
     content: dict[str, Any] = {}
     commit: str | None = None
 
+    @staticmethod
+    def failed(reason: str) -> Record:
+        """Return the record of a cell that has none."""
+        return Record(status="failed", reason=reason, costs={}, figures={}, attributions={}, checksum=None)
+
+    def ended(self, status: str, reason: str) -> Record:
+        """Return it with another ending."""
+        return self.model_copy(update={"status": status, "reason": reason})
+
 
 class _Row(_Strict):
     method: Annotated[Line, Field(min_length=1)]
@@ -148,7 +157,7 @@ class Result:
     """A cell's record with the rows scored for it."""
 
     cell: Cell
-    record: dict[str, Any]
+    record: Record
     rows: Sequence[Scores]
     log: Path | None = None
 

@@ -71,8 +71,8 @@ class Report:
                 {
                     **_identity(result),
                     "method": row.method,
-                    "status": result.record["status"],
-                    "reason": result.record["reason"],
+                    "status": result.record.status,
+                    "reason": result.record.reason,
                     "kind": row.kind,
                 },
                 row,
@@ -102,7 +102,7 @@ class Report:
     def scores(self) -> pd.DataFrame:
         """Return one row per cell and control."""
         rows = [
-            {**_identity(r), "status": r.record["status"], "reason": r.record["reason"], "kind": "method"}
+            {**_identity(r), "status": r.record.status, "reason": r.record.reason, "kind": "method"}
             for r in self.results
             if not r.rows
         ]
@@ -142,7 +142,7 @@ class Report:
     def costs(self) -> pd.DataFrame:
         """Return one row per cell; the only file besides ``run.json`` that differs between equal runs."""
         return self._sorted(
-            pd.DataFrame([{**_identity(r), "status": r.record["status"], **r.record["costs"]} for r in self.results])
+            pd.DataFrame([{**_identity(r), "status": r.record.status, **r.record.costs} for r in self.results])
         )
 
     def tasks(self) -> pd.DataFrame:
@@ -343,9 +343,9 @@ def _remarks(report: Report) -> list[str]:
     logs: dict[tuple[str, ...], Path] = {}
     for result in report.results:
         cell, record = result.cell, result.record
-        if record["status"] != "ok":
-            ending = (cell.task, record["status"], record["reason"])
-            if result.log is not None and record["status"] not in ("skipped", "infeasible"):
+        if record.status != "ok":
+            ending = (cell.task, record.status, record.reason)
+            if result.log is not None and record.status not in ("skipped", "infeasible"):
                 logs.setdefault(ending, result.log)
             seeds = endings.setdefault(ending, {})
             seeds.setdefault(cell.method, []).append(cell.seed)
