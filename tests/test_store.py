@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from attribench.plugins.method import Attribution
 from attribench.scoring.judge import Scores
 from attribench.storing.cells import CellStore
 from attribench.storing.models import ModelCache
-from attribench.storing.records import Record, StoredScores
+from attribench.storing.records import Record, StoredScores, read_scores
 
 CPU = torch.device("cpu")
 
@@ -48,6 +49,7 @@ SCORES = StoredScores(
             {"graph": np.array([0, 2]), "f1": np.array([0.25, np.nan]), "same": np.array([True, False])},
             [{"layer": 0}, {"layer": 1}],
             [7],
+            np.array([[True, False, True], [False, False, True]]),
         ),
         Scores("random(m)", "control", {}, layers=[{"layer": 0}, {"layer": 1}]),
     ],
@@ -125,8 +127,28 @@ def test_scores_are_those_of_their_key(tmp_path: Path) -> None:
     for name, column in saved.per_graph.items():
         assert method.per_graph[name].dtype == column.dtype
         np.testing.assert_array_equal(method.per_graph[name], column)
-    assert (control.method, control.kind, control.per_graph) == ("random(m)", "control", {})
+    np.testing.assert_array_equal(np.asarray(method.mask), np.asarray(saved.mask))
+    assert (control.method, control.kind, control.per_graph, control.mask) == ("random(m)", "control", {}, None)
     assert store.scores(KEY, "other") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        ("mask/2", np.ones((2, 3), bool)),
+        ("mask/0", np.ones((3, 3), bool)),
+        ("mask/0", np.ones(2, bool)),
+        ("mask/0", np.ones((2, 3))),
+        ("mask/-1", np.ones((2, 3), bool)),
+        ("mask/", np.ones((2, 3), bool)),
+    ],
+)
+def test_masks_that_cannot_be_are_refused(name: str, mask: np.ndarray) -> None:
+    rows = [asdict(replace(row, per_graph={}, mask=None)) for row in SCORES.rows]
+    content = {**vars(SCORES), "rows": rows}
+    assert read_scores(content, {"mask/0": np.ones((2, 3), bool)}).rows[0].mask is not None
+    with pytest.raises((ValueError, IndexError)):
+        read_scores(content, {name: mask})
 
 
 def test_equal_cells_are_equal_files(tmp_path: Path) -> None:

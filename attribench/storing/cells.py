@@ -153,8 +153,9 @@ class CellStore:
         def write(draft: Path) -> None:
             draft.mkdir()
             columns = {f"{i}/{name}": x for i, row in enumerate(scores.rows) for name, x in row.per_graph.items()}
+            columns |= {f"mask/{i}": row.mask for i, row in enumerate(scores.rows) if row.mask is not None}
             checksum = write_arrays(draft / "per_graph.npz", columns)
-            rows = [asdict(replace(row, per_graph={})) for row in scores.rows]
+            rows = [asdict(replace(row, per_graph={}, mask=None)) for row in scores.rows]
             findings = None if scores.findings is None else asdict(scores.findings)
             content = {**vars(scores), "findings": findings, "rows": rows, "key": score_key, "checksum": checksum}
             dump_checked(draft / "scores.json", content)

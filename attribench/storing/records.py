@@ -12,13 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from ..base.errors import printable
 from ..examining.examination import Findings
+from ..scoring.figures import entry_of
 from ..scoring.judge import Scores
 from .pieces import Cell
 
 Number = bool | int | float | None
-TEXT_FIGURES = ("threshold_source",)
-"""Figures of a row that are text."""
-
 
 Line = Annotated[str, AfterValidator(printable)]
 
@@ -63,10 +61,11 @@ class _Row(_Strict):
     per_graph: dict[str, np.ndarray]
     layers: list[dict[str, Number]]
     unfinished: list[int]
+    mask: np.ndarray | None = None
 
     @model_validator(mode="after")
     def _check(self) -> _Row:
-        if any(isinstance(value, str) and name not in TEXT_FIGURES for name, value in self.figures.items()):
+        if any(isinstance(value, str) and entry_of(name).unit != "text" for name, value in self.figures.items()):
             raise ValueError("expected numbers for figures")
         if [layer.get("layer") for layer in self.layers] != list(range(len(self.layers))):
             raise ValueError("expected the layers in their order")
@@ -76,6 +75,10 @@ class _Row(_Strict):
             raise ValueError("expected columns of one length")
         if any(column.ndim != 1 for column in self.per_graph.values()):
             raise ValueError("expected one value per graph")
+        if self.mask is not None and (self.mask.dtype != bool or self.mask.ndim != 2 or not len(self.mask)):
+            raise ValueError("expected a mask (L, E) of truth values")
+        if self.mask is not None and len(self.mask) != len(self.layers):
+            raise ValueError("expected a row of the mask for every layer")
         return self
 
 
@@ -132,7 +135,11 @@ class StoredScores:
 
 
 def read_scores(content: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> StoredScores:
-    """Return scores from what was stored: the content of their JSON, and the columns ``ROW/NAME`` of their graphs.
+    """Return scores from what was stored: the content of their JSON, and arrays.
+
+    Args:
+        content: of the JSON.
+        columns: of the rows' graphs, ``ROW/NAME``, and their masks, ``mask/ROW``.
 
     Raises:
         ValueError, KeyError, TypeError, IndexError: when they cannot be scores.
@@ -140,9 +147,12 @@ def read_scores(content: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -
     rows = [{**row, "per_graph": {}} for row in content["rows"]]
     for name, values in columns.items():
         number, _, column = name.partition("/")
-        if not (number.isdecimal() and column):
-            raise ValueError(f"expected columns called ROW/NAME; got {name!r}")
-        rows[int(number)]["per_graph"][column] = values
+        if number == "mask" and column.isdecimal():
+            rows[int(column)]["mask"] = values
+        elif number.isdecimal() and column:
+            rows[int(number)]["per_graph"][column] = values
+        else:
+            raise ValueError(f"expected columns called ROW/NAME, or masks called mask/ROW; got {name!r}")
     stored = _StoredScores.model_validate({**content, "rows": rows})
     findings = None if stored.findings is None else Findings(**stored.findings.model_dump())
     return StoredScores(

@@ -1,10 +1,8 @@
-"""Views of the records: CSV files and the table on the terminal. Everything here is computed from stored results."""
+"""Views of the records: the CSV files of a run, computed from what is stored. Their columns are the catalogue's."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -12,34 +10,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from statsmodels.stats.weightstats import DescrStatsW
 
-from ..base.files import write_atomically
-from ..scoring.judge import THINNED, Scores
+from ..scoring.figures import CATALOGUE, LAST, Table, entry_of
+from ..scoring.judge import Scores
 from ..storing.pieces import Grounds
 from ..storing.records import About, ProblemResult, Result
+from ..base.files import write_atomically
+from .glossary import glossary
+from .terminal import print_comparison as print_comparison
 
 KEYS = ["task", "method", "data_seed", "model_seed", "fit_seed"]
-COMPARED = [
-    "precision", "recall", "f1", "precision_macro", "recall_macro", "f1_macro", "auroc", "average_precision",
-    "retained", "unchanged_own", "unchanged_zero", "divergence_own", "divergence_zero", "randomisation_correlation",
-    "coverage", "precision_union", "recall_union", "f1_union", "auroc_union", "layer_share_error",
-    "layer_share_error_mask", "f1_validation", "f1_paper_grid",
-    "metric_fall", *(f"metric_fall_thinned_to_{share:g}" for share in THINNED),
-]  # fmt: skip
-SCORE_COLUMNS = [
-    *KEYS, "status", "reason", *COMPARED[:8], "threshold", "threshold_source", "threshold_at_end", "f1_validation",
-    "f1_paper_grid", "retained", "unchanged_own",
-    "unchanged_zero", "divergence_own", "divergence_zero", "kind", "gold_confirmed",
-]  # fmt: skip
-MARKED = {"one_mask": "one mask", "threshold_at_end": "at end"}
-"""Columns of truth values that are noted beside a method's name where they hold for any of its cells."""
-_LAYER = re.compile(r"_layer_(\d+)$")
-"""Figures of one layer, counted from 0 as in ``layers.csv``."""
+FIRST = [*KEYS, "status", "reason"]
+"""What stands before the figures of a row."""
+NOTED = [figure.name for figure in CATALOGUE if figure.note]
 CONFIDENCE_CELLS = 3
 """Fewest cells for a t interval of the mean over seeds."""
 
@@ -110,7 +94,10 @@ class Report:
         frame = self._sorted(pd.DataFrame(rows))
         problems = zip(frame["task"], frame["data_seed"], frame["model_seed"], strict=True)
         frame["gold_confirmed"] = [self._confirmed.get(problem) for problem in problems]
-        return frame.reindex(columns=[*SCORE_COLUMNS, *(c for c in frame if c not in SCORE_COLUMNS)])
+        leading = [*FIRST, *_placed(), "kind", "gold_confirmed"]
+        # The sort is stable: figures without a place stand as the rows bring them, unknown ones behind them.
+        others = sorted((str(c) for c in frame if c not in leading), key=lambda c: entry_of(c).place or 0)
+        return frame.reindex(columns=[*leading, *others])
 
     def per_graph(self) -> Iterator[pd.DataFrame]:
         """Yield one row per test graph, a table per cell or control, so that they need not be in memory together."""
@@ -131,11 +118,11 @@ class Report:
                 **{key: identity[key] for key in KEYS},
                 **layer,
                 "metric_without_layer": self._ablations.get(
-                    (identity["task"], identity["data_seed"], identity["model_seed"], layer["layer"])
+                    (identity["task"], identity["data_seed"], identity["model_seed"], k)
                 ),
             }
             for identity, row in self._rows()
-            for layer in row.layers
+            for k, layer in enumerate(row.layers)
         ]
         return self._sorted(pd.DataFrame(rows, columns=None if rows else KEYS))
 
@@ -163,7 +150,7 @@ class Report:
     def comparison(self) -> pd.DataFrame:
         """Return one row per task and method: mean, spread and 95% t interval over cells, beside published figures."""
         scores = self.scores()
-        figures = [*COMPARED, *(c for c in map(str, scores) if _LAYER.search(c))]
+        figures = _compared(scores)
         rows = []
         for (task, method), cells in scores.groupby(["task", "method"], sort=False):
             published = self.about[str(task)].published.get(str(method), {})
@@ -177,15 +164,26 @@ class Report:
                     "status": status,
                     "cells": len(used),
                     "planned": len(cells),
-                    **{name: name in cells and bool(cells[name].eq(True).any()) for name in MARKED},
+                    **{name: name in cells and bool(cells[name].eq(True).any()) for name in NOTED},
                     "statuses": " ".join(f"{name}:{count}" for name, count in cells["status"].value_counts().items()),
                 }
                 for figure in figures:
-                    if figure in used:
-                        row |= _spread(figure, used[figure].dropna().to_numpy(float))
+                    row |= _spread(figure, used[figure].dropna().to_numpy(float))
                 row |= {f"published_{figure}": published.get(figure) for figure in ("precision", "recall", "f1")}
                 rows.append(row)
         return pd.DataFrame(rows)
+
+    def figures(self) -> pd.DataFrame:
+        """Return one row per figure of the other tables: what it is, and how it is read."""
+        columns: dict[Table, Iterable[Hashable]] = {
+            "scores": self.scores(),
+            "comparison": [figure.name for figure in CATALOGUE if figure.table == "comparison"],
+            "layers": self.layers(),
+            "costs": self.costs(),
+            "tasks": self.tasks(),
+            "per_graph": chain.from_iterable(row.per_graph for _, row in self._rows()),
+        }
+        return glossary({table: [str(c) for c in found if c not in KEYS] for table, found in columns.items()})
 
     def _sorted(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Order rows by task and seeds, methods before controls; stable within a cell."""
@@ -199,9 +197,22 @@ class Report:
 
     def write(self, out: Path) -> None:
         """Write all CSV files, each in one step."""
-        for view in (self.scores, self.layers, self.costs, self.tasks, self.comparison):
+        for view in (self.scores, self.layers, self.costs, self.tasks, self.comparison, self.figures):
             write_atomically(out / f"{view.__name__}.csv", partial(_save, [view()]))
         write_atomically(out / "per_graph.csv", partial(_save, self.per_graph()))
+
+
+def _placed() -> list[str]:
+    """Return the figures that come first in ``scores.csv``, whatever a run has."""
+    placed = [(figure.place, figure.name) for figure in CATALOGUE if figure.place is not None and figure.place < LAST]
+    return [name for _, name in sorted(placed)]
+
+
+def _compared(scores: pd.DataFrame) -> list[str]:
+    """Return the figures that are compared over seeds, in the order of ``comparison.csv``."""
+    known = {str(c): entry_of(str(c)) for c in scores if c not in (*FIRST, "kind")}
+    ranks = {c: entry.compared for c, entry in known.items() if entry.compared is not None and entry.unit != "text"}
+    return sorted(ranks, key=lambda name: ranks[name])
 
 
 def _save(frames: Iterable[pd.DataFrame], path: Path) -> None:
@@ -231,146 +242,3 @@ def _spread(name: str, values: Any) -> dict[str, float | None]:
         f"{name}_low": low,
         f"{name}_high": high,
     }
-
-
-_BY_LAYER = "F1 by layer"
-_AT_END = f"({MARKED['threshold_at_end']})"
-_COLUMNS = {
-    "prec": ("precision_mean", 100, 1),
-    "rec": ("recall_mean", 100, 1),
-    "F1": ("f1_mean", 100, 1),
-    "±": ("f1_std", 100, 1),
-    _BY_LAYER: ("f1_layer_0_mean", 100, 0),
-    "union": ("f1_union_mean", 100, 1),
-    "moved": ("layer_share_error_mean", 100, 1),
-    "grid": ("f1_paper_grid_mean", 100, 1),
-    "paper": ("published_f1", 100, 1),
-    "AUROC": ("auroc_mean", 100, 1),
-    "kept": ("retained_mean", 100, 1),
-    "fall": ("metric_fall_mean", 100, 1),
-    "fall¾": ("metric_fall_thinned_to_0.75_mean", 100, 1),
-    "same": ("unchanged_own_mean", 100, 1),
-    "same0": ("unchanged_zero_mean", 100, 1),
-    "rand": ("randomisation_correlation_mean", 100, 1),
-    "fit s": ("fit_seconds", 1, 1),
-    "ms": ("seconds_per_explanation", 1000, 2),
-    "cells": ("cells", 1, 0),
-}
-_DISPENSABLE = (
-    "cells",
-    "rand",
-    "fit s",
-    "±",
-    "grid",
-    "ms",
-    "AUROC",
-    "moved",
-    "same0",
-    "kept",
-    "same",
-    "union",
-    "fall¾",
-    _BY_LAYER,
-)
-"""What a narrow terminal leaves out, first to last; the CSV files have everything."""
-_LEGEND = {
-    _BY_LAYER: "from the first",
-    "union": "F1 over edges, in whatever layer",
-    "moved": "how far the layers' shares of the scores are from their shares of the gold",
-    "grid": "F1 where the threshold is one of the paper's grid of 0.1 to 0.9",
-    "paper": "published F1, to be set beside it",
-    "kept": "messages retained",
-    "fall": "what the task's metric loses under the scored mask",
-    "fall¾": "the same when a random quarter of the retained messages is dropped as well",
-    "same": "predictions unchanged under the scored mask with the method's own baseline",
-    "same0": "the same with a zero baseline",
-    "rand": "correlation with scores for shuffled weights",
-    "ms": "per explanation",
-    _AT_END: "no threshold between keeping all and keeping nothing did better on validation",
-    "-": "none",
-}
-
-
-def print_comparison(report: Report, console: Console) -> None:
-    """Print the comparison as one table per task, and what the tasks say about their models."""
-    comparison, costs = report.comparison(), report.costs()
-    costs = costs.drop(columns=[*KEYS[2:], "status"]).groupby(["task", "method"]).mean(numeric_only=True)
-    rows = comparison.join(costs, on=["task", "method"])
-    explained = {"-"}
-    for task in report.task_names():
-        table = Table(
-            title=escape(f"{task}: {report.about[task].summary}"), title_justify="left", box=box.SIMPLE, padding=0
-        )
-        mine = rows[rows["task"] == task]
-        shown = [h for h, (name, *_) in _COLUMNS.items() if name in mine and mine[name].notna().any()]
-        names = [_name(row) for row in mine.to_dict("records")]
-        cells = {h: [_cell(row, h) for row in mine.to_dict("records")] for h in shown}
-        widths = {h: 1 + max(5, len(h), *map(len, texts)) for h, texts in cells.items()}
-        for heading in _DISPENSABLE:
-            if heading in shown and 3 + max(map(len, names)) + sum(widths[h] for h in shown) > console.width:
-                shown.remove(heading)
-        explained.update(shown)
-        if mine["threshold_at_end"].any():
-            explained.add(_AT_END)
-        table.add_column("method", no_wrap=True)
-        for heading in shown:
-            table.add_column(heading, justify="right", no_wrap=True, min_width=5)
-        for kind in ("method", "control"):
-            for i in (mine["kind"] == kind).to_numpy().nonzero()[0]:
-                texts = (cells[heading][i] for heading in shown)
-                table.add_row(escape(names[i]), *texts, style="dim" if kind == "control" else None)
-            table.add_section()
-        console.print(table)
-    legend = "; ".join(f"{heading}: {text}" for heading, text in _LEGEND.items() if heading in explained)
-    console.print(f"Percent, means over cells. {legend}.", style="dim")
-    for line in _remarks(report):
-        console.print(line, markup=False, highlight=False)
-
-
-def _remarks(report: Report) -> list[str]:
-    """Say which models were explained, whether the gold holds for them, and which cells did not end well."""
-    lines = []
-    for task, rows in report.tasks().groupby("task", sort=False) if report.problems else []:
-        named = ("data_seed", "model_seed", "epochs", "best_epoch")
-        hidden = [c for c in rows if c in named or str(c).endswith(("_changed", "_change", "_messages", "_share"))]
-        figures = rows.select_dtypes("number").drop(columns=hidden, errors="ignore")
-        parts = ", ".join(f"{name} {value:.3f}" for name, value in figures.min().dropna().items())
-        confirmed = rows["gold_confirmed"].dropna()
-        audited = f"gold confirmed for {int(confirmed.sum())} of {len(confirmed)} models"
-        verdict = audited if len(confirmed) else "no audit of a gold standard"
-        lines.append(f"{task}: {verdict}; lowest over {len(rows)} models: {parts}")
-    endings: dict[tuple[str, ...], dict[str, list[str]]] = {}
-    logs: dict[tuple[str, ...], Path] = {}
-    for result in report.results:
-        cell, record = result.cell, result.record
-        if record.status != "ok":
-            ending = (cell.task, record.status, record.reason)
-            if result.log is not None and record.status not in ("skipped", "infeasible"):
-                logs.setdefault(ending, result.log)
-            seeds = endings.setdefault(ending, {})
-            seeds.setdefault(cell.method, []).append(cell.seed)
-    for (task, status, reason), methods in endings.items():
-        for seeds_of_some in dict.fromkeys(map(tuple, methods.values())):  # those that ended alike on the same seeds
-            names = ", ".join(name for name, of_it in methods.items() if tuple(of_it) == seeds_of_some)
-            which = f"seed {seeds_of_some[0]}" if len(seeds_of_some) == 1 else f"seeds {', '.join(seeds_of_some)}"
-            log = logs.get((task, status, reason))
-            lines.append(f"{task} · {names} · {which}: {status}: {reason}" + (f" (log: {log})" if log else ""))
-    return lines
-
-
-def _name(row: Mapping[Any, Any]) -> str:
-    notes = ["partial"] if row["status"] != "ok" else []
-    notes += [text for column, text in MARKED.items() if row[column]]
-    return f"{row['method']} ({', '.join(notes)})" if notes else str(row["method"])
-
-
-def _cell(row: Mapping[Any, Any], heading: str) -> str:
-    name, scale, digits = _COLUMNS[heading]
-    if heading != _BY_LAYER or math.isnan(row[name]):
-        return _number(row[name], scale, digits)
-    of_layers = (row.get(f"f1_layer_{k}_mean", math.nan) for k in range(len(row)))
-    return " ".join(_number(value, scale, digits) for value in of_layers if not math.isnan(value))
-
-
-def _number(value: Any, scale: float, digits: int) -> str:
-    return "-" if value is None or math.isnan(value) else f"{scale * value:z.{digits}f}"

@@ -1,0 +1,277 @@
+"""What a scorer is: a function from what is known of one row to figures, registered with what it makes and needs.
+
+How figures are called, meant and printed stands in :mod:`.figures`, which is not imported here: words decide no result.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base.errors import UserError
+from ..model.gates import Stream
+from ..model.graphs import GraphBatch
+from ..model.output import Output
+from ..plugins.masks import normalise
+from ..plugins.method import Attribution
+from ..plugins.task import Problem
+from .decision import Decision
+
+if TYPE_CHECKING:
+    from .figures import Figure
+
+Value: TypeAlias = bool | int | float | str | None
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What is known of one row, a method's or a control's, when it is scored: everything is of the test graphs.
+
+    Args:
+        problem: what is explained.
+        recording: drives the model over the test graphs.
+        attribution: what was said of them.
+        decision: which messages count as retained.
+        randomised: what was said of the first of them when the model's weights were shuffled, where that was asked.
+    """
+
+    problem: Problem
+    recording: Stream
+    attribution: Attribution
+    decision: Decision
+    randomised: Attribution | None = None
+
+    @property
+    def graphs(self) -> GraphBatch:
+        """The test graphs: G graphs with E edges."""
+        return self.recording.graphs
+
+    @property
+    def output(self) -> Output:
+        """What the model's output means."""
+        return self.problem.output
+
+    @property
+    def labels(self) -> Tensor:
+        """One per unit of output."""
+        return self.problem.splits["test"].labels
+
+    @property
+    def gold(self) -> Tensor | None:
+        """Bool ``(L, E)``, or ``(1, E)`` where only the union over the layers is known."""
+        return self.problem.splits["test"].gold
+
+    @property
+    def truth(self) -> Tensor:
+        """The gold, for scorers that need one.
+
+        Raises:
+            ValueError: where there is none.
+        """
+        if self.gold is None:
+            raise ValueError("expected a gold standard; there is none: let the scorer say needs=[GOLD]")
+        return self.gold
+
+    @property
+    def mask(self) -> Tensor:
+        """The mask that is scored ``(L, E)`` bool: its share, its prediction and its overlap with the gold."""
+        return self.decision.mask
+
+    @property
+    def baselines(self) -> Sequence[Tensor] | None:
+        """The method's own baselines, where it learned them; zero where None."""
+        return self.attribution.baselines
+
+    @cached_property
+    def values(self) -> Tensor:
+        """Scores in [0, 1] ``(L, E)``; see :func:`.normalise`."""
+        return normalise(self.attribution, self.graphs)
+
+    @cached_property
+    def classes(self) -> np.ndarray | None:
+        """The class ``(G,)`` that the model predicts for every graph; None where it predicts none."""
+        classes = self.output.classes(self.recording.logits, self.graphs)
+        return None if classes is None else classes.cpu().numpy()
+
+    @property
+    def by_class(self) -> list[tuple[int, np.ndarray]]:
+        """Every predicted class with which graphs have it ``(G,)`` bool; none where it predicts none."""
+        classes = self.classes
+        return [] if classes is None else [(label, classes == label) for label in np.unique(classes)]
+
+    @cached_property
+    def logits(self) -> dict[str, Tensor]:
+        """The output under the scored mask with the method's ``own`` baseline and with ``zero``."""
+        return {"own": self.masked(self.mask, self.baselines), "zero": self.masked(self.mask)}
+
+    def masked(self, mask: Tensor, baselines: Sequence[Tensor] | None = None) -> Tensor:
+        """Return the output under another mask ``(L, E)``; see :func:`masked_output`."""
+        return masked_output(self.recording, mask, baselines)
+
+
+def masked_output(recording: Stream, mask: Tensor, baselines: Sequence[Tensor] | None) -> Tensor:
+    """Return the output under a mask.
+
+    Raises:
+        ValueError: when it is not finite: what would be compared with it is no number.
+    """
+    with torch.no_grad():
+        logits = recording.forward(mask.to(recording.logits.dtype), baselines)
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("expected a finite output under the mask; got NaN or infinity: guard divisions in the model")
+    return logits
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a scorer cannot do without.
+
+    Args:
+        text: in the glossary.
+        met: says whether a row has it.
+    """
+
+    text: str
+    met: Callable[[View], bool]
+
+
+GOLD = Need("gold", lambda view: view.gold is not None)
+NO_GOLD = Need("no gold", lambda view: view.gold is None)
+GOLD_OF_EVERY_LAYER = Need(
+    "gold of every layer", lambda view: len(view.truth) == len(view.mask) if GOLD.met(view) else False
+)
+SEVERAL_LAYERS = Need("several layers", lambda view: len(view.mask) > 1)
+THRESHOLD = Need("soft scores", lambda view: view.decision.choice is not None)
+CLASSES = Need("predicted classes", lambda view: view.classes is not None)
+RANDOMISED = Need("scores for shuffled weights", lambda view: view.randomised is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What a scorer made of a row.
+
+    Args:
+        figures: of the row.
+        per_graph: columns ``(G,)``.
+        layers: figures of every layer, from the first.
+    """
+
+    figures: Mapping[str, Value] = field(default_factory=dict)
+    per_graph: Mapping[str, np.ndarray] = field(default_factory=dict)
+    layers: Sequence[Mapping[str, Value]] = ()
+
+
+Function: TypeAlias = Callable[[View], Made | Mapping[str, Value]]
+F = TypeVar("F", bound=Function)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A registered scorer.
+
+    Args:
+        function: makes the figures.
+        names: of what it makes.
+        needs: rows without one of them are left out.
+        figures: what it says of its figures, where the catalogue says nothing.
+    """
+
+    function: Function
+    names: tuple[str, ...]
+    needs: tuple[Need, ...] = ()
+    figures: tuple[Figure, ...] = ()
+
+    def makes(self, name: str) -> bool:
+        """Say whether this is a figure of the scorer's."""
+        return any(fits(pattern, name) for pattern in self.names)
+
+    def applies(self, view: View) -> bool:
+        """Say whether a row has what the scorer needs."""
+        return all(need.met(view) for need in self.needs)
+
+    def __call__(self, view: View) -> Made:
+        """Return what the function makes of a row.
+
+        Raises:
+            ValueError: when it makes a figure that it does not list.
+        """
+        found = self.function(view)
+        made = found if isinstance(found, Made) else Made(found)
+        unlisted = [name for name in made.figures if not self.makes(name)]
+        if unlisted:
+            name = self.function.__name__
+            raise ValueError(
+                f"expected {name} to make {', '.join(self.names)}; got {unlisted[0]!r}: list it in @scorer"
+            )
+        return made
+
+
+_SCORERS: dict[str, Scorer] = {}
+
+
+def scorer(*figures: str | Figure, needs: Sequence[Need] = ()) -> Callable[[F], F]:
+    """Register a function as a scorer (a decorator); it runs for every row, the methods' and the controls'.
+
+    The function gets a :class:`View` and returns its figures by name, or :class:`Made` where it also has values per
+    graph or layer. It must be pure: it changes nothing in the view, and draws at random from :func:`.derive` alone.
+
+    Args:
+        figures: all that the function may make: a name, of which the catalogue in :mod:`.figures` says what it means,
+            or a :class:`.Figure` that says it itself. ``{...}`` in a name stands for any text: ``f1_at_threshold_{t}``.
+            ``x_layer_{k}`` is filled in from ``x`` of its layers, where there are several.
+        needs: the function is called for rows alone that have them all.
+
+    Raises:
+        UserError: when another scorer makes one of these.
+    """
+    names = tuple(figure if isinstance(figure, str) else figure.name for figure in figures)
+    described = tuple(figure for figure in figures if not isinstance(figure, str))
+
+    def register(function: F) -> F:
+        where = f"{function.__module__}.{function.__qualname__}"
+        for other, registered in _SCORERS.items():
+            twice = [x for x in names for y in registered.names if fits(y, x) or fits(x, y)]
+            if other != where and twice:
+                raise UserError(f"expected one scorer of {twice[0]!r}; got {other} and {where}: rename one of them")
+        _SCORERS[where] = Scorer(function, names, tuple(needs), described)
+        return function
+
+    return register
+
+
+def scorers() -> list[Scorer]:
+    """Return all scorers, the harness's first; the order does not depend on who imported what first."""
+    return [one for _, one in sorted(_SCORERS.items(), key=lambda item: _rank(item[1]))]
+
+
+def scorer_modules() -> tuple[str, ...]:
+    """Return the modules of scorers that are not the harness's: their code decides the scores, too."""
+    return tuple(sorted({one.function.__module__ for one in _SCORERS.values() if _rank(one)[0]}))
+
+
+def _rank(one: Scorer) -> tuple[bool, str]:
+    module = one.function.__module__
+    return module.rpartition(".")[0] != __name__.rpartition(".")[0], module
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Say whether a name is one of a family: ``{...}`` in the pattern stands for any text."""
+    return _match(pattern, name) is not None
+
+
+def inside(pattern: str, name: str) -> dict[str, str]:
+    """Return what stands in a name for the ``{...}`` of its family."""
+    found = _match(pattern, name)
+    return found.groupdict() if found else {}
+
+
+@cache
+def _match(pattern: str, name: str) -> re.Match[str] | None:
+    return re.fullmatch(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+)", re.escape(pattern)), name)
