@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -115,6 +116,26 @@ def test_a_scorer_makes_what_it_lists_and_nobody_elses_figures(own_scorers: None
     for name in ("one", "some_thing", "f1_layer_3", "diagnostic_mine", "{any}_macro"):
         with pytest.raises(UserError, match="expected one scorer of"):
             scorer(name)(saying(name))
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (Made({"x": "much"}), "expected a number for 'x' of one; got str"),
+        (Made({"x": np.float32(1)}), "got float32: use float"),  # type: ignore[dict-item]
+        (Made({"x": torch.ones(())}), "got Tensor: use float"),  # type: ignore[dict-item]
+        (Made(layers=[{"x": "much"}]), "expected a number for 'x' of one; got str"),
+        (Made(per_graph={"x": np.ones(3)}), "expected an array .4,. for 'x' of one; got .3,."),
+        (Made(per_graph={"x": torch.ones(4)}), "expected an array"),  # type: ignore[dict-item]
+    ],
+)
+def test_what_cannot_be_stored_is_refused_at_once(own_scorers: None, made: Made, words: str) -> None:
+    @scorer("x")
+    def one(view: View) -> Made:
+        return made
+
+    with pytest.raises(ValueError, match=words):
+        stars()
 
 
 def test_columns_and_layers_of_two_scorers_do_not_meet(own_scorers: None) -> None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
@@ -200,16 +201,23 @@ class Scorer:
         """Return what the function makes of a row.
 
         Raises:
-            ValueError: when it makes a figure that it does not list.
+            ValueError: when it makes a figure that it does not list, or what can be neither stored nor compared.
         """
         found = self.function(view)
         made = found if isinstance(found, Made) else Made(found)
-        unlisted = [name for name in made.figures if not self.makes(name)]
-        if unlisted:
-            name = self.function.__name__
-            raise ValueError(
-                f"expected {name} to make {', '.join(self.names)}; got {unlisted[0]!r}: list it in @scorer"
-            )
+        who, shape = self.function.__name__, (view.graphs.num_graphs,)
+        # Text is the harness's alone: whoever reads a folder need not have a stranger's scorer to know what is one.
+        kinds = (int, float) if _rank(self)[0] else (int, float, str)
+        for name, value in chain(made.figures.items(), *(layer.items() for layer in made.layers)):
+            if value is not None and not isinstance(value, kinds):
+                raise ValueError(f"expected a number for {name!r} of {who}; got {type(value).__name__}: use float()")
+        for name in made.figures:
+            if not self.makes(name):
+                listed = ", ".join(self.names)
+                raise ValueError(f"expected {who} to make {listed}; got {name!r}: list it in @scorer")
+        for name, column in made.per_graph.items():
+            if np.shape(column) != shape or not isinstance(column, np.ndarray):
+                raise ValueError(f"expected an array {shape} for {name!r} of {who}; got {np.shape(column)}")
         return made
 
 
@@ -219,8 +227,9 @@ _SCORERS: dict[str, Scorer] = {}
 def scorer(*figures: str | Figure, needs: Sequence[Need] = ()) -> Callable[[F], F]:
     """Register a function as a scorer (a decorator); it runs for every row, the methods' and the controls'.
 
-    The function gets a :class:`View` and returns its figures by name, or :class:`Made` where it also has values per
-    graph or layer. It must be pure: it changes nothing in the view, and draws at random from :func:`.derive` alone.
+    The function gets a :class:`View` and returns its figures by name, plain numbers or None, or :class:`Made` where it
+    also has values per graph or layer. It runs without gradients and must be pure: it changes nothing in the view, and
+    draws at random from seeds of :func:`.derive` alone.
 
     Args:
         figures: all that the function may make: a name, of which the catalogue in :mod:`.figures` says what it means,
