@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from .model.output import GraphClassification as GraphClassification
     from .model.output import NodeClassification as NodeClassification
     from .model.output import Output as Output
-    from .model.output import SequenceLabelling as SequenceLabelling
     from .model.output_binary import BinaryClassification as BinaryClassification
     from .model.output_binary import LinkPrediction as LinkPrediction
     from .model.output_binary import MultiLabelClassification as MultiLabelClassification
     from .model.output_regression import GraphRegression as GraphRegression
+    from .model.output_sequence import SequenceLabelling as SequenceLabelling
     from .model.recording import Recording as Recording
     from .model.refusals import UnsupportedModelError as UnsupportedModelError
     from .model.subgraphs import neighbourhoods as neighbourhoods
     from .model.subgraphs import whole_graph as whole_graph
     from .plugins.method import Attribution as Attribution
     from .plugins.method import Method as Method
-    from .plugins.method import Rival as Rival
     from .plugins.method import Subject as Subject
     from .plugins.method import config as config
     from .plugins.registry import METHODS as METHODS
     from .plugins.registry import TASKS as TASKS
+    from .plugins.rival import Rival as Rival
     from .plugins.task import Problem as Problem
     from .plugins.task import Split as Split
     from .plugins.task import Task as Task

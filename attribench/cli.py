@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from .base.errors import UserError, printable
+from .base.errors import UserError
+from .telling.console import console, say
 
 if TYPE_CHECKING:
     from .api import Ending
@@ -41,10 +42,6 @@ Jobs = Annotated[
         "[default: one per free core, one on a GPU]",
     ),
 ]
-TABLE_WIDTH = 110
-"""Columns of tables that go to a file or a pipe."""
-LINE_LENGTH = 1000
-"""Characters of an error that are shown, from both its ends."""
 EXIT_BAD_INPUT = 2
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]  # click's, which typer may bring along under a name of its own
 EXIT_INTERRUPTED = 130
@@ -140,23 +137,23 @@ def _execute(plan: Plan, folder: Path, settings: dict[str, Any]) -> int:
     code = _tell(ending, folder)
     if ending.done < ending.planned:
         kept = f"interrupted after {ending.done} of {ending.planned} cells; they are kept"
-        _say(f"{kept}: run the same command to continue")
+        say(f"{kept}: run the same command to continue")
         return EXIT_INTERRUPTED
-    _say(f"wrote {folder}")
+    say(f"wrote {folder}")
     return code
 
 
 def _tell(ending: Ending, folder: Path) -> int:
     """Print the comparison and what is left to say; return the exit code."""
-    from .telling.tables import print_comparison
+    from .telling.terminal import print_comparison
 
     if ending.report.results:
-        print_comparison(ending.report, _console())
+        print_comparison(ending.report, console())
         sys.stdout.flush()
     for why, count in ending.left_out.items():
-        _say(f"{count} cells of {folder} are left out, {why}")
+        say(f"{count} cells of {folder} are left out, {why}")
     for task, reason in ending.refused.items():
-        _say(f"error: {task}: {reason}")
+        say(f"error: {task}: {reason}")
     return EXIT_BAD_INPUT if ending.refused else 0 if ending.well else 1
 
 
@@ -211,7 +208,7 @@ def score(
     folder = None if data_dir is None else str(data_dir)
     ending = api.score(run_folder, plugin or [], folder, cache_dir, Progress(Console(stderr=True)))
     code = _tell(ending, run_folder)
-    _say(f"wrote {run_folder}")
+    say(f"wrote {run_folder}")
     raise typer.Exit(code)
 
 
@@ -289,19 +286,7 @@ def bench(
     for source in plugin or []:
         load_plugin(source)
     names, (name,) = METHODS.resolve(methods or ["all"]), TASKS.resolve([task])
-    run_bench(torch.device(select_device(device or "auto")), name, names, graphs, out, _console())
-
-
-def _console() -> Console:
-    """Return standard output; where it is not a terminal, wide enough for the tables."""
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=TABLE_WIDTH)
-
-
-def _say(line: str) -> None:
-    shown = printable(line)
-    half = LINE_LENGTH // 2
-    typer.echo(shown if len(shown) <= LINE_LENGTH else f"{shown[:half]} ... {shown[-half:]}", err=True)
+    run_bench(torch.device(select_device(device or "auto")), name, names, graphs, out, console())
 
 
 def main() -> None:
@@ -310,13 +295,13 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except UserError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         code = EXIT_BAD_INPUT
     except _UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(error.format_message())
         else:
-            _say(f"error: {' '.join(error.format_message().split()).rstrip('.')}. See --help for what is valid.")
+            say(f"error: {' '.join(error.format_message().split()).rstrip('.')}. See --help for what is valid.")
         code = EXIT_BAD_INPUT
     except (typer.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED

@@ -22,8 +22,9 @@ from attribench.base.seeds import derive
 from attribench.model.graphs import GraphBatch
 from attribench.model.model import AsPyG
 from attribench.model.noise import EdgeNoise
-from attribench.plugins.method import Attribution, Method, Rival, Subject, config
+from attribench.plugins.method import Attribution, Method, Subject, config
 from attribench.plugins.registry import METHODS
+from attribench.plugins.rival import Rival
 
 
 @config

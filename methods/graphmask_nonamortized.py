@@ -19,8 +19,9 @@ from attribench.model.graphs import GraphBatch
 from attribench.model.hard_concrete import HardConcrete, straight_through_round
 from attribench.model.noise import EdgeNoise
 from attribench.model.recording import Recording
-from attribench.plugins.method import Attribution, Method, Rival, Subject, config
+from attribench.plugins.method import Attribution, Method, Subject, config
 from attribench.plugins.registry import METHODS
+from attribench.plugins.rival import Rival
 
 
 @config

@@ -19,8 +19,9 @@ from torch_geometric.explain import CaptumExplainer, Explainer, ModelConfig
 from attribench.base.errors import UserError
 from attribench.model.graphs import GraphBatch
 from attribench.model.model import AsPyG
-from attribench.plugins.method import Attribution, Method, Rival, Subject, config
+from attribench.plugins.method import Attribution, Method, Subject, config
 from attribench.plugins.registry import METHODS
+from attribench.plugins.rival import Rival
 
 
 @config

@@ -18,9 +18,10 @@ from torch_geometric.nn import GCNConv, GraphConv
 
 from attribench.model.graphs import MAX_EDGES, GraphBatch
 from attribench.model.model import AsPyG, GraphModel, PyGModel
-from attribench.model.output import GraphClassification, NodeClassification, Output, SequenceLabelling
+from attribench.model.output import GraphClassification, NodeClassification, Output
 from attribench.model.output_binary import BinaryClassification
 from attribench.model.output_regression import GraphRegression
+from attribench.model.output_sequence import SequenceLabelling
 from attribench.scoring.fidelity import Fidelity, characterization, fidelity, gold_alone, unfaithfulness
 
 OUTPUT = GraphClassification()

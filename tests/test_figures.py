@@ -18,7 +18,8 @@ from attribench.cli import main
 from attribench.plugins.method import Attribution
 from attribench.scoring import scorers as registry
 from attribench.scoring.figures import CATALOGUE, LAST, entry_of, figure_of, needs_of
-from attribench.scoring.judge import Judge, Scores
+from attribench.scoring.judge import Judge
+from attribench.scoring.row import Scores
 from attribench.scoring.scorers import GOLD, NO_GOLD, SEVERAL_LAYERS, THRESHOLD, Made, Value, View, scorer, scorers
 from attribench.telling.glossary import glossary
 

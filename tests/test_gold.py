@@ -14,7 +14,8 @@ from attribench.plugins.method import Attribution
 from attribench.plugins.registry import TASKS
 from attribench.plugins.task import Problem, TaskSeeds, Workshop, build_problem, without_cache
 from attribench.scoring.gold import by_layer, share_error
-from attribench.scoring.judge import Judge, Scores
+from attribench.scoring.judge import Judge
+from attribench.scoring.row import Scores
 
 GRAPHS = random_batch([(3, 5), (4, 9), (2, 1), (3, 12)])
 

@@ -11,9 +11,10 @@ from torch_geometric.data import Data
 
 from attribench.base.errors import UserError
 from attribench.model.graphs import GraphBatch
-from attribench.model.output import GraphClassification, NodeClassification, SequenceLabelling
+from attribench.model.output import GraphClassification, NodeClassification
 from attribench.model.output_binary import BinaryClassification, LinkPrediction, MultiLabelClassification
 from attribench.model.output_regression import GraphRegression
+from attribench.model.output_sequence import SequenceLabelling
 
 LN3 = log(3)  # [0, ln 3] is (1/4, 3/4)
 TO_EVEN = 0.25 * log(0.5) + 0.75 * log(1.5)  # KL((1/4, 3/4) || (1/2, 1/2)) = 0.1308

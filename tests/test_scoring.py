@@ -282,7 +282,7 @@ def test_layer_shares_by_hand() -> None:
         {"layer": 1, "attribution_share": (0.45 + 1 + 0.5) / 3, "retained": 3 / 6, "retained_share": 3 / 4},
     ]
     for row, by_hand in zip(layers, expected, strict=True):
-        assert row == pytest.approx(by_hand)
+        assert {name: row[name] for name in by_hand} == pytest.approx(by_hand)
     assert [(row["attribution_share"], row["retained_share"]) for row in empty] == [(0, 0), (0, 0)]
 
 

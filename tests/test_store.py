@@ -17,7 +17,7 @@ from attribench.base.files import digest, read_json, write_atomically, write_jso
 from attribench.model.graphs import GraphBatch
 from attribench.model.model import GraphModel
 from attribench.plugins.method import Attribution
-from attribench.scoring.judge import Scores
+from attribench.scoring.row import Scores
 from attribench.storing.cells import CellStore
 from attribench.storing.models import ModelCache
 from attribench.storing.records import Record, StoredScores, read_scores

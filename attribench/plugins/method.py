@@ -18,6 +18,7 @@ from ..model.gates import Gates
 from ..model.graphs import MAX_EDGES, GraphBatch
 from ..model.model import GraphModel
 from ..model.output import Output
+from .rival import Rival
 
 T = TypeVar("T")
 
@@ -180,23 +181,6 @@ class NoConfig:
 def untracked(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
     """Iterate without a progress bar."""
     return items
-
-
-@dataclass(frozen=True)
-class Rival:
-    """Another implementation of a method, which ``bench`` times beside ours in the same run.
-
-    Args:
-        name: what it is and how it is called.
-        explain: explains a batch with the options that the method was given.
-        sample: how many graphs to time it on; None for the whole batch in one call.
-        reads: node features without which it does not work.
-    """
-
-    name: str
-    explain: Callable[[Subject, GraphBatch, Any], Any]
-    sample: int | None = None
-    reads: tuple[str, ...] = ()
 
 
 class Method(ABC):

@@ -19,6 +19,7 @@ from ..plugins.configs import as_dict
 from ..plugins.method import Method
 from ..plugins.registry import METHODS, TASKS, read_while_imported
 from ..plugins.task import Task
+from ..scoring.scorers import scorer_modules
 from ..storing.pieces import Cell, Grounds, Item
 from .plan import Plan
 from .provenance import device_name, library_versions
@@ -103,4 +104,4 @@ class Keys:
 
 def score_key(key: str) -> str:
     """Return the key of what is scored for the record of a ``key``."""
-    return digest({"code": code_digest("attribench.scoring.judge"), "attributions": key})
+    return digest({"code": code_digest("attribench.scoring.judge", *scorer_modules()), "attributions": key})

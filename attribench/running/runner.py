@@ -19,7 +19,7 @@ from filelock import Timeout
 from ..base.arrays import DamagedError
 from ..base.errors import StorageError, UserError
 from ..explaining.job import FAULTS, Job, Outcome, first_line, smaller_passes, status_of
-from ..plugins.method import Attribution, untracked
+from ..plugins.method import untracked
 from ..plugins.registry import METHODS
 from ..plugins.task import Problem
 from ..scoring.judge import Judge, score_method
@@ -27,6 +27,7 @@ from ..storing.cells import CellStore
 from ..storing.models import ModelCache
 from ..storing.pieces import Cell, Grounds, Item
 from ..storing.records import ProblemResult, Record, Result, StoredScores
+from .foreign import check
 from .keys import Keys, score_key
 from .plan import Plan
 from .problems import Problems
@@ -190,7 +191,7 @@ class Runner:
         def score(limit: int) -> StoredScores:
             with Judge(self.problem(grounds), limit) as judge:
                 figures = {**judge.problem.figures, "gold_confirmed": judge.problem.gold_confirmed}
-                figures |= judge.predicted_without_messages()
+                figures |= judge.predicted_without_messages() | judge.gold_alone()
                 rows, ablations, found = judge.problem_controls(), judge.ablations(), judge.problem.findings
                 return StoredScores(rows, figures=figures, ablations=ablations, findings=found)
 
@@ -258,7 +259,7 @@ class Runner:
         def score(limit: int) -> StoredScores:
             problem = self.problem(cell.grounds)
             if found:
-                _check(attributions, problem)
+                check(attributions, problem)
             rows = score_method(cell.method, problem, attributions, record.figures, cell.seeds, limit)
             return StoredScores(rows)
 
@@ -295,25 +296,3 @@ def _result(cell: Cell, record: Record, stored: StoredScores) -> Result:
     if stored.status != "ok":
         return Result(cell, record.ended(stored.status, stored.reason), [])
     return Result(cell, record, stored.rows)
-
-
-def _check(attributions: dict[str, Attribution], problem: Problem) -> None:
-    """Raise DamagedError unless these can be attributions of the problem."""
-    test, validation = problem.splits["test"].graphs, problem.splits["validation"].graphs
-    first = test.select(torch.arange(min(1, test.num_graphs), device=test.device))
-    with problem.gates() as gates:
-        widths = [call.width for call in gates.record(first).calls]
-    try:
-        graphs = {"test": test, "validation": validation}
-        if "randomised" in attributions:
-            count = test.edge_ptr.tolist().index(attributions["randomised"].scores.shape[1])
-            graphs["randomised"] = test.select(torch.arange(count, device=test.device))
-        if attributions["test"].hard_mask is None and "validation" not in attributions:
-            raise ValueError("expected those of validation graphs, too")
-        for name, attribution in attributions.items():
-            attribution.check(graphs[name], len(widths))
-            for baseline, width in zip(attribution.baselines or (), widths, strict=bool(attribution.baselines)):
-                if baseline.shape[-1] not in (1, width):
-                    raise ValueError(f"expected baselines of width {width}; got {baseline.shape[-1]}")
-    except (KeyError, ValueError) as error:
-        raise DamagedError(f"attributions of another problem: {error}") from error

@@ -144,6 +144,32 @@ CATALOGUE: tuple[Figure, ...] = (
     _better("metric_zero", "the task's metric under the scored mask with a zero baseline", unit="metric"),
     _better("unchanged_{which}_at_{share}", "predictions unchanged with this share of each graph's messages retained"),
     _worse("divergence_{which}_at_{share}", "D* with this share of each graph's messages retained", unit="D*"),
+    # Against the model itself, over a grid.
+    _neither("metric_kept_dropping_{share}", "the task's metric when only the rest of the mask is kept after a random "
+             "share of it is dropped (Table 5)", unit="metric"),
+    _neither("metric_cut_dropping_{share}", "the task's metric when a random share of the mask is dropped from the "
+             "whole graph", unit="metric"),
+    _neither("metric_random_dropping_{share}", "the task's metric when as many messages are dropped at random from all",
+             unit="metric"),
+    _better("metric_keeping_{share}", "the task's metric with this share of each graph's messages kept", unit="metric"),
+    _better("unchanged_keeping_{share}", "predictions unchanged with this share of each graph's messages kept"),
+    _worse("divergence_keeping_{share}", "D* with this share of each graph's messages kept", unit="D*"),
+    _better("unchanged_area", "area under the share of unchanged predictions, over the share of messages kept",
+            per_graph="unchanged_area"),
+    _worse("divergence_area", "area under D*, over the share of messages kept", unit="D*", per_graph="divergence_area"),
+    # As other benchmarks report it.
+    _better("fidelity_plus", "fid+: predictions that change when the complement of the mask is kept",
+            per_graph="fidelity_plus"),
+    _worse("fidelity_minus", "fid-: predictions that change when the mask is kept", per_graph="fidelity_minus"),
+    _better("characterization", "harmonic mean of fid+ and 1 - fid-"),
+    _worse("unfaithfulness", "1 - exp(-D*) of the output under the mask", per_graph="unfaithfulness"),
+    _better("precision_undirected", "gold among the edges found in either direction"),
+    _better("recall_undirected", "found in either direction among the edges that are gold in either"),
+    _better("f1_undirected", "F1 over edges found in either direction, in whatever layer"),
+    _better("layer_agreement_spearman", "Spearman's correlation over layers of scores' shares and losses without the "
+            "layer", unit="correlation"),
+    _better("layer_agreement_kendall", "Kendall's tau over layers of scores' shares and losses without the layer",
+            unit="correlation"),
     _worse(
         "randomisation_correlation", "correlation with scores for shuffled weights", "rand", unit="correlation",
         drop=2, compared=14,
@@ -172,6 +198,8 @@ CATALOGUE: tuple[Figure, ...] = (
     # Of layers, graphs, cells and models.
     _neither("attribution_share", "the layer's mean share of a graph's scores", table="layers"),
     _neither("retained_share", "the layer's share of the retained messages", table="layers"),
+    _neither("scored_above_{level}", "mean share of the layer's messages that are scored above a level (Figure 9)",
+             table="layers"),
     _neither("gold_share", "the layer's share of the gold messages", table="layers"),
     _neither("metric_without_layer", "the task's metric with the layer's messages dropped", unit="metric",
              table="layers"),
@@ -190,6 +218,7 @@ CATALOGUE: tuple[Figure, ...] = (
     _model("best_epoch", "the epoch whose model was kept", unit="count"),
     _model("gold_confirmed", "this model was found to use the gold messages and no others", unit="yes or no"),
     _model("{what}_messages", "what is so without messages, such as the test graphs of a class"),
+    _model("unchanged_by_gold_alone", "test graphs whose prediction exactly the gold messages keep"),
     _model("metric_without_layer_{k}", "the task's metric with the layer's messages dropped",
            "metric_without_layer_{k}", unit="metric"),
     _model("{what}_changed", "examples that an intervention changed"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,41 +15,28 @@ from ..model.graphs import MAX_EDGES
 from ..plugins.masks import normalise, random_like, threshold
 from ..plugins.method import Attribution
 from ..plugins.task import Problem
-from . import scorers_decision, scorers_gold, scorers_model, scorers_per_layer
+from ..scoring import (
+    scorers_decision,
+    scorers_gold,
+    scorers_model,
+    scorers_per_layer,
+    scorers_published,
+    scorers_sparsity,
+)
 from .decision import Decision, choose_by_f1, choose_by_metric, choose_on_paper_grid
+from .fidelity import gold_alone
+from .row import Scores
 from .scorers import Made, Scorer, Value, View, masked_output, scorers
 
 T = TypeVar("T")
 
-BUILT_IN = (scorers_decision, scorers_gold, scorers_model, scorers_per_layer)
+BUILT_IN = (
+    scorers_decision, scorers_gold, scorers_model, scorers_per_layer, scorers_published, scorers_sparsity,
+)  # fmt: skip
 """Importing them registers their scorers; a new file of scorers is named here."""
 
 METRIC_FALL = 0.01
 """Without gold, the threshold is the sparsest whose validation metric falls by at most this much."""
-
-
-@dataclass
-class Scores:
-    """Everything scored about one row: a method, or a control.
-
-    Args:
-        method: the method's name, or the control's.
-        kind: ``method`` or ``control``.
-        figures: flat figures of the row.
-        per_graph: columns of one value per scored graph.
-        layers: one dict of figures per layer.
-        unfinished: test graphs that the method did not finish and that are not scored.
-        mask: the mask that was scored ``(L, E)`` bool, over the edges of the graphs that ``per_graph`` has; None where
-            nothing was scored. Its threshold and who chose it are figures.
-    """
-
-    method: str
-    kind: str
-    figures: dict[str, Value]
-    per_graph: dict[str, np.ndarray] = field(default_factory=dict)
-    layers: list[dict[str, Value]] = field(default_factory=list)
-    unfinished: list[int] = field(default_factory=list)
-    mask: np.ndarray | None = None
 
 
 class Judge:
@@ -64,6 +51,7 @@ class Judge:
         self.problem = problem
         self.max_edges = max_edges
         self._gates = problem.gates()
+        self._ablations: list[float] | None = None
 
     def __enter__(self) -> Judge:
         self._gates.__enter__()
@@ -130,6 +118,8 @@ class Judge:
             attributions["test"],
             decision or self.decide(attributions),
             attributions.get("randomised"),
+            kind,
+            self.ablations,
         )
         made = {one: one(view) for one in scorers() if one.applies(view)}
         figures: dict[str, Value] = _merged(one.figures for one in made.values())
@@ -183,21 +173,30 @@ class Judge:
 
     @torch.no_grad()
     def ablations(self) -> list[float]:
-        """Return the test metric with all messages of one layer dropped, for each layer."""
+        """Return the test metric with all messages of one layer dropped, for each layer; made at the first call."""
+        if self._ablations is not None:
+            return self._ablations
         recording, labels = self.recordings["test"], self.problem.splits["test"].labels
         figures = []
         for k in range(self.num_layers):
             gates = recording.ones()
             gates[k] = 0
             figures.append(self.problem.output.metric(recording.forward(gates), labels, recording.graphs))
+        self._ablations = figures
         return figures
+
+    def gold_alone(self) -> dict[str, float]:
+        """Return the share of test graphs whose prediction exactly the gold messages keep; none without such gold."""
+        gold = self.problem.splits["test"].gold
+        kept = None if gold is None else gold_alone(self.recordings["test"], self.problem.output, gold)
+        return {} if kept is None else {"unchanged_by_gold_alone": float(kept.double().mean())}
 
 
 def score_method(
     name: str,
     problem: Problem,
     attributions: dict[str, Attribution],
-    figures: dict[str, float],
+    figures: Mapping[str, bool | int | float | None],
     seeds: Seeds,
     max_edges: int,
 ) -> list[Scores]:

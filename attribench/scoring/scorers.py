@@ -41,6 +41,8 @@ class View:
         attribution: what was said of them.
         decision: which messages count as retained.
         randomised: what was said of the first of them when the model's weights were shuffled, where that was asked.
+        kind: ``method`` or ``control``.
+        ablated: returns the task's metric with one layer's messages dropped, for each layer.
     """
 
     problem: Problem
@@ -48,6 +50,8 @@ class View:
     attribution: Attribution
     decision: Decision
     randomised: Attribution | None = None
+    kind: str = "method"
+    ablated: Callable[[], Sequence[float]] = tuple
 
     @property
     def graphs(self) -> GraphBatch:
@@ -94,6 +98,11 @@ class View:
     def values(self) -> Tensor:
         """Scores in [0, 1] ``(L, E)``; see :func:`.normalise`."""
         return normalise(self.attribution, self.graphs)
+
+    @property
+    def ablations(self) -> Sequence[float]:
+        """The task's metric with one layer's messages dropped, for each layer."""
+        return self.ablated()
 
     @cached_property
     def classes(self) -> np.ndarray | None:
@@ -143,6 +152,7 @@ class Need:
     met: Callable[[View], bool]
 
 
+METHOD = Need("a method", lambda view: view.kind == "method")
 GOLD = Need("gold", lambda view: view.gold is not None)
 NO_GOLD = Need("no gold", lambda view: view.gold is None)
 GOLD_OF_EVERY_LAYER = Need(

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from ..base.errors import printable
 from ..examining.examination import Findings
 from ..scoring.figures import entry_of
-from ..scoring.judge import Scores
+from ..scoring.row import Scores
 from .pieces import Cell
 
 Number = bool | int | float | None

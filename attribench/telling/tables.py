@@ -12,13 +12,12 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.weightstats import DescrStatsW
 
+from ..base.files import write_atomically
 from ..scoring.figures import CATALOGUE, LAST, Table, entry_of
-from ..scoring.judge import Scores
+from ..scoring.row import Scores
 from ..storing.pieces import Grounds
 from ..storing.records import About, ProblemResult, Result
-from ..base.files import write_atomically
 from .glossary import glossary
-from .terminal import print_comparison as print_comparison
 
 KEYS = ["task", "method", "data_seed", "model_seed", "fit_seed"]
 FIRST = [*KEYS, "status", "reason"]

@@ -40,7 +40,7 @@ from attribench.base.arrays import file_checksum
 from attribench.base.errors import UserError
 from attribench.base.seeds import generator
 from attribench.model.graphs import GraphBatch
-from attribench.model.output import SequenceLabelling
+from attribench.model.output_sequence import SequenceLabelling
 from attribench.plugins.method import config, untracked
 from attribench.plugins.registry import TASKS
 from attribench.plugins.task import Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
