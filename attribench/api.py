@@ -90,7 +90,9 @@ def run(plan: Plan, folder: Path, settings: Mapping[str, Any], progress: Progres
     return tables.ending(results, problems, len(done), len(planned))
 
 
-def score(folder: Path, plugins: list[str], data_dir: str | None, cache_dir: Path | None, progress: Progress) -> Ending:
+def score(
+    folder: Path, plugins: list[str], data_dir: Path | None, cache_dir: Path | None, progress: Progress
+) -> Ending:
     """Score the stored attributions of a results folder again, without running a method, and write its tables.
 
     Args:
@@ -103,7 +105,7 @@ def score(folder: Path, plugins: list[str], data_dir: str | None, cache_dir: Pat
     Raises:
         UserError: when it is no results folder.
     """
-    plans = read_plans(folder / NAME, plugins, data_dir)
+    plans = read_plans(folder / NAME, plugins, None if data_dir is None else str(data_dir))
     for plan, _ in plans:
         select_device(plan.device)
     cache, total = ModelCache(cache_dir), sum(len(keys) for _, keys in plans)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -136,8 +135,7 @@ def _execute(plan: Plan, folder: Path, settings: dict[str, Any]) -> int:
     ending = api.run(plan, folder, settings, Progress(Console(stderr=True)))
     code = _tell(ending, folder)
     if ending.done < ending.planned:
-        kept = f"interrupted after {ending.done} of {ending.planned} cells; they are kept"
-        say(f"{kept}: run the same command to continue")
+        say(f"interrupted after {ending.done} of {ending.planned} cells; they are kept: run the same command again")
         return EXIT_INTERRUPTED
     say(f"wrote {folder}")
     return code
@@ -170,16 +168,11 @@ def study(
 
     Example: `python -m attribench study tasks/toy_study.toml --out results/reference/toy`
     """
-    from .plugins.configs import read_config
-    from .running.options import make_plan, run_settings
+    from .running.options import make_plan, read_study, run_settings
     from .telling.cards import keep_views
 
     codes = []
-    runs = read_config(file)
-    for name in (file.stem, *runs):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
-            raise UserError(f"expected letters, digits, - and _ in the names of {file} and its runs; got {name!r}")
-    for name, table in runs.items():
+    for name, table in read_study(file).items():
         folder = work / file.stem / name
         settings = run_settings({**table, "out": str(folder)}, device=device, jobs=jobs, cache_dir=cache_dir)
         codes.append(_execute(make_plan(settings), folder, settings))
@@ -205,8 +198,7 @@ def score(
 
     for source in plugin or []:
         load_plugin(source)
-    folder = None if data_dir is None else str(data_dir)
-    ending = api.score(run_folder, plugin or [], folder, cache_dir, Progress(Console(stderr=True)))
+    ending = api.score(run_folder, plugin or [], data_dir, cache_dir, Progress(Console(stderr=True)))
     code = _tell(ending, run_folder)
     say(f"wrote {run_folder}")
     raise typer.Exit(code)
@@ -258,11 +250,11 @@ def check(
     torch.set_num_threads(1)
     for source in plugin or []:
         load_plugin(source)
-    failures = 0
+    code = 0
     for title, problem in check_plugin(name, tracebacks=verbose):
-        failures += problem is not None
+        code = 1 if problem else code
         typer.echo(f"{'FAILED' if problem else 'ok':<7} {title}" + (f": {problem}" if problem else ""))
-    raise typer.Exit(1 if failures else 0)
+    raise typer.Exit(code)
 
 
 @app.command()

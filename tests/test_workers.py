@@ -49,7 +49,7 @@ from attribench.running.speaking import Listening, Speaking
 from attribench.scoring.judge import Judge
 from attribench.storing.cells import CellStore
 from attribench.storing.models import ModelCache
-from attribench.storing.pieces import Cell, Grounds, Item
+from attribench.storing.pieces import Cell, Grounds, Piece
 from attribench.storing.records import StoredScores
 
 bottleneck: Any = importlib.import_module("attribench.methods.information_bottleneck")
@@ -70,18 +70,18 @@ class Told:
     """A runner that knows what is finished and how the grounds ended, and remembers what it was told."""
 
     plan: Plan
-    done: set[Item] = field(default_factory=set)
+    done: set[Piece] = field(default_factory=set)
     grounds: dict[Grounds, StoredScores | None] = field(default_factory=dict)
-    ended: list[tuple[Item, str, str, str]] = field(default_factory=list)
+    ended: list[tuple[Piece, str, str, str]] = field(default_factory=list)
     store: CellStore = field(default_factory=lambda: CellStore(Path("r")))
 
-    def finished(self, item: Item) -> bool:
+    def finished(self, item: Piece) -> bool:
         return item in self.done
 
     def load_grounds(self, grounds: Grounds) -> StoredScores | None:
         return self.grounds.get(grounds, StoredScores())
 
-    def end(self, item: Item, status: str, reason: str, log: str = "") -> None:
+    def end(self, item: Piece, status: str, reason: str, log: str = "") -> None:
         self.ended.append((item, status, reason, log))
 
 
@@ -89,7 +89,7 @@ def schedule(told: Told) -> Schedule:
     return Schedule(cast(Runner, told))
 
 
-def take_all(pieces: Schedule) -> list[Item]:
+def take_all(pieces: Schedule) -> list[Piece]:
     return list(iter(pieces.next, None))
 
 
@@ -161,11 +161,11 @@ def test_whatever_happens_every_cell_ends_once_and_after_its_problem(seed: int) 
         return bool(torch.rand((), generator=draw) < 0.3)
 
     told = Told(plan("integrated-gradients,gnnexplainer,graphmask", seeds=4))
-    everything: list[Item] = [*told.plan.cells(), *told.plan.grounds()]
+    everything: list[Piece] = [*told.plan.cells(), *told.plan.grounds()]
     told.done = {item for item in everything if chance()}
     told.grounds = {item: StoredScores(status="failed") for item in told.plan.grounds() if chance()}
     pieces = schedule(told)
-    ended, running, known = list(pieces.finished), list[Item](), set(told.done)
+    ended, running, known = list(pieces.finished), list[Piece](), set(told.done)
     while pieces or running:
         if (item := pieces.next()) is not None:
             assert isinstance(item, Grounds) or item.grounds in known
@@ -676,7 +676,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Runne
     return make
 
 
-def pieces_of(runner: Runner) -> list[Item]:
+def pieces_of(runner: Runner) -> list[Piece]:
     return [*runner.plan.grounds(), *runner.plan.cells()]
 
 

@@ -20,7 +20,7 @@ from ..plugins.method import Method
 from ..plugins.registry import METHODS, TASKS, read_while_imported
 from ..plugins.task import Task
 from ..scoring.scorers import scorer_modules
-from ..storing.pieces import Cell, Grounds, Item
+from ..storing.pieces import Cell, Grounds, Piece
 from .plan import Plan
 from .provenance import device_name, library_versions
 
@@ -35,8 +35,8 @@ class Keys:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._configs = plan.configs()
-        self._contents: dict[Item, dict[str, Any]] = {}
-        self._keys: dict[Item, str] = {}
+        self._contents: dict[Piece, dict[str, Any]] = {}
+        self._keys: dict[Piece, str] = {}
         self._data: dict[str, dict[str, str]] = {}
 
     def problem_content(self, grounds: Grounds) -> dict[str, Any]:
@@ -73,23 +73,23 @@ class Keys:
             }
         return self._contents[cell]
 
-    def __getitem__(self, item: Item) -> str:
+    def __getitem__(self, piece: Piece) -> str:
         """Return the key of a piece's record."""
-        if item not in self._keys:
-            if isinstance(item, Cell):
-                self._keys[item] = digest(self.cell_content(item))
+        if piece not in self._keys:
+            if isinstance(piece, Cell):
+                self._keys[piece] = digest(self.cell_content(piece))
             else:
-                content = {**self.problem_content(item), "max_edges": self._plan.max_edges}
-                self._keys[item] = "problem-" + digest(content)
-        return self._keys[item]
+                content = {**self.problem_content(piece), "max_edges": self._plan.max_edges}
+                self._keys[piece] = "problem-" + digest(content)
+        return self._keys[piece]
 
     def model(self, grounds: Grounds) -> str:
         """Return the key of a problem's trained model."""
         return digest(self.problem_content(grounds))
 
-    def scores(self, item: Item) -> str:
+    def scores(self, piece: Piece) -> str:
         """Return the key of what is scored for a piece."""
-        return score_key(self[item])
+        return score_key(self[piece])
 
     def _checksums(self, name: str, kind: type[Method] | type[Task]) -> dict[str, str]:
         """Return the checksums of a plugin's files: those that it declares by name, those read at import by content."""

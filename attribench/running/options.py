@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from ..base.errors import UserError
 from ..model.graphs import MAX_EDGES
-from ..plugins.configs import Overrides, merge, split_names
+from ..plugins.configs import Overrides, merge, read_config, split_names
 from ..plugins.registry import METHODS, TASKS, load_plugin
 from .plan import MOST_THREADS, VARIED, Plan, select_device
 from .runner import OVERWRITE
@@ -83,6 +84,19 @@ def run_settings(table: Mapping[str, Any], **given: Any) -> dict[str, Any]:
             f"ended); got {timeout:g} and --jobs {jobs}"
         )
     return settings
+
+
+def read_study(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the tables of a study's file: the options of each of its runs, by name.
+
+    Raises:
+        UserError: for a name that could be no folder's.
+    """
+    runs = read_config(file)
+    for name in (file.stem, *runs):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
+            raise UserError(f"expected letters, digits, - and _ in the names of {file} and its runs; got {name!r}")
+    return runs
 
 
 def _of_kind(kind: type[Any], name: str, value: Any) -> Any:

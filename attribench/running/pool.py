@@ -22,7 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 from ..base.errors import StorageError, UserError
 from ..base.progress import Progress
 from ..explaining.job import ATTEMPTS, FAULTS, SMALLER, first_line
-from ..storing.pieces import Cell, Item
+from ..storing.pieces import Cell, Piece
 from .plan import Plan
 from .printed import clear_output, output, take_output
 from .processes import context, warm_up
@@ -55,7 +55,7 @@ class Workers:
         self.jobs = jobs
         self.timeout = timeout
         self._overwrite = overwrite
-        self._killed: Counter[Item] = Counter()
+        self._killed: Counter[Piece] = Counter()
 
     def perform(self, progress: Progress) -> Iterator[Cell]:
         """Perform all pieces; yield each cell when it is done.
@@ -69,13 +69,13 @@ class Workers:
         done = len(schedule.finished)
         broken = 0
         while schedule:
-            running: dict[Future[bool], Item] = {}
+            running: dict[Future[bool], Piece] = {}
             with Listening(progress) as address, self._pool(address) as pool:
                 while schedule or running:
-                    while len(running) < self.jobs and (item := schedule.next()) is not None:
-                        timeout = self.timeout if isinstance(item, Cell) else None
-                        running[pool.schedule(perform, (item, self._limit(item)), timeout=timeout)] = item
-                    progress.overall(", ".join(sorted({item.task for item in running.values()})), done, total)
+                    while len(running) < self.jobs and (piece := schedule.next()) is not None:
+                        timeout = self.timeout if isinstance(piece, Cell) else None
+                        running[pool.schedule(perform, (piece, self._limit(piece)), timeout=timeout)] = piece
+                    progress.overall(", ".join(sorted({piece.task for piece in running.values()})), done, total)
                     ready, _ = wait(running, timeout=BUSY_SECONDS, return_when=FIRST_COMPLETED)
                     try:
                         for future in ready:
@@ -109,40 +109,40 @@ class Workers:
             pool.stop()
             pool.join()
 
-    def _limit(self, item: Item) -> int:
+    def _limit(self, piece: Piece) -> int:
         """Return the most edges of a pass: fewer where a process was killed over it."""
-        smaller: int = SMALLER ** self._killed[item]
+        smaller: int = SMALLER ** self._killed[piece]
         return max(1, self.runner.plan.max_edges // smaller)
 
-    def _again(self, item: Item, future: Future[bool]) -> bool:
+    def _again(self, piece: Piece, future: Future[bool]) -> bool:
         """Say whether a piece has to be done again; record what its worker could not."""
         try:
             performed = future.result()
         except (StorageError, BrokenProcessPool):
             raise
         except TimeoutError:
-            self._end(item, "timeout", f"took more than {self.timeout:g} s (--cell-timeout)")
+            self._end(piece, "timeout", f"took more than {self.timeout:g} s (--cell-timeout)")
         except ProcessExpired as error:
-            limit = self._limit(item)
-            self._killed[item] += 1
+            limit = self._limit(piece)
+            self._killed[piece] += 1
             if error.exitcode != -signal.SIGKILL:
-                self._end(item, "failed", f"its process ended with {_exit(error.exitcode)}")
-            elif self._killed[item] == ATTEMPTS:
+                self._end(piece, "failed", f"its process ended with {_exit(error.exitcode)}")
+            elif self._killed[piece] == ATTEMPTS:
                 reason = f"its process was killed {ATTEMPTS} times, most likely for memory; the last time with at most "
-                self._end(item, "out-of-memory", f"{reason}{limit} edges a pass")
+                self._end(piece, "out-of-memory", f"{reason}{limit} edges a pass")
             else:
-                logger.warning("%s: its process was killed; trying again with smaller passes", describe(item))
+                logger.warning("%s: its process was killed; trying again with smaller passes", describe(piece))
                 return True
         except FAULTS as error:
-            self._end(item, "failed", first_line(error))
+            self._end(piece, "failed", first_line(error))
         else:
             if not performed:
                 time.sleep(BUSY_SECONDS)
             return not performed
         return False
 
-    def _end(self, item: Item, status: str, reason: str) -> None:
-        self.runner.end(item, status, reason, take_output(output(self.runner, item, os.getpid())))
+    def _end(self, piece: Piece, status: str, reason: str) -> None:
+        self.runner.end(piece, status, reason, take_output(output(self.runner, piece, os.getpid())))
 
 
 def _exit(code: int | None) -> str:

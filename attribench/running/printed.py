@@ -12,7 +12,7 @@ from typing import Any
 
 from ..base.files import OLD_DRAFT_SECONDS
 from ..base.reading import unwatched
-from ..storing.pieces import Item
+from ..storing.pieces import Piece
 from .runner import Runner
 
 MAX_OUTPUT = 100_000
@@ -58,11 +58,11 @@ class Bounded:
                         file.write(end)
 
 
-def output(runner: Runner, item: Item, parent: int) -> Path:
+def output(runner: Runner, piece: Piece, parent: int) -> Path:
     """Return where the worker of a parent process writes what a piece prints."""
     folder = runner.store.root / ".output"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{runner.keys[item]}-{parent}"
+    return folder / f"{runner.keys[piece]}-{parent}"
 
 
 def take_output(path: Path) -> str:

@@ -25,7 +25,7 @@ from ..plugins.task import Problem
 from ..scoring.judge import Judge, score_method
 from ..storing.cells import CellStore
 from ..storing.models import ModelCache
-from ..storing.pieces import Cell, Grounds, Item
+from ..storing.pieces import Cell, Grounds, Piece
 from ..storing.records import ProblemResult, Record, Result, StoredScores
 from .foreign import check
 from .keys import Keys, score_key
@@ -80,29 +80,29 @@ class Runner:
         stored = self.load_grounds(grounds)
         return self.problems.get(grounds, stored.findings if stored else None)
 
-    def finished(self, item: Item) -> bool:
+    def finished(self, piece: Piece) -> bool:
         """Say whether nothing is left to do for a piece; what was read for it is kept until it is asked for."""
-        if not isinstance(item, Cell):
-            stored = self.load_grounds(item) if self.kept else None
+        if not isinstance(piece, Cell):
+            stored = self.load_grounds(piece) if self.kept else None
             return stored is not None and stored.status in ("ok", REFUSED)
-        key = self.keys[item]
+        key = self.keys[piece]
         record = self.store.record(key)
         if record is None or record.status not in self.kept:
             return False
         if record.status not in SCORED:
-            self._finished[item] = Result(item, record, [], self.store.log(key))
+            self._finished[piece] = Result(piece, record, [], self.store.log(key))
             return True
         scores = self.store.scores(key, score_key(key))
         if scores is None or scores.status != "ok":
             return False
-        self._finished[item] = _result(item, record, scores)
+        self._finished[piece] = _result(piece, record, scores)
         return True
 
-    def perform(self, item: Item, max_edges: int | None = None, *, wait: bool = True) -> bool:
+    def perform(self, piece: Piece, max_edges: int | None = None, *, wait: bool = True) -> bool:
         """Do one piece of work, unless it is done; leave what came out in the results folder.
 
         Args:
-            item: what to do.
+            piece: what to do.
             max_edges: fewer than the plan's, after memory ran out.
             wait: whether to wait while another process does it.
 
@@ -112,24 +112,24 @@ class Runner:
         Raises:
             StorageError: when the folder cannot be written. Every other failure is a record.
         """
-        key = self.keys[item]
+        key = self.keys[piece]
         limit = min(max_edges or self.plan.max_edges, self.plan.max_edges)
         try:
             with self.store.lock(key).acquire(timeout=-1 if wait else 0):
-                if isinstance(item, Cell):
-                    self._perform_cell(item, key, limit)
-                elif not self.finished(item):
-                    self._score_grounds(item, key, limit)
+                if isinstance(piece, Cell):
+                    self._perform_cell(piece, key, limit)
+                elif not self.finished(piece):
+                    self._score_grounds(piece, key, limit)
         except Timeout:
             return False
         return True
 
-    def end(self, item: Item, status: str, reason: str, log: str = "") -> None:
-        """Record how an item ended that could not record it itself."""
-        key = self.keys[item]
+    def end(self, piece: Piece, status: str, reason: str, log: str = "") -> None:
+        """Record how an piece ended that could not record it itself."""
+        key = self.keys[piece]
         with self.store.lock(key):
-            if isinstance(item, Cell):
-                self._save(item, key, Outcome(status, reason, log))
+            if isinstance(piece, Cell):
+                self._save(piece, key, Outcome(status, reason, log))
             else:
                 self.store.save_scores(key, score_key(key), StoredScores(status=status, reason=reason, log=log))
 

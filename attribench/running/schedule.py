@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..base.progress import Progress, Tracker
-from ..storing.pieces import Cell, Grounds, Item
+from ..storing.pieces import Cell, Grounds, Piece
 from .runner import REFUSED, Runner
 
 
@@ -22,7 +22,7 @@ class Schedule:
         todo = {cell for cell in cells if not runner.finished(cell)}
         #: Cells that need nothing more.
         self.finished = [cell for cell in cells if cell not in todo]
-        self._waiting: list[Item] = []
+        self._waiting: list[Piece] = []
         self._grounded: set[Grounds] = set()
         for grounds in runner.plan.grounds():
             self._waiting += [grounds, *(cell for cell in cells if cell.grounds == grounds and cell in todo)]
@@ -30,26 +30,26 @@ class Schedule:
                 self._waiting.remove(grounds)
                 self.finished += self.done(grounds)
 
-    def next(self) -> Item | None:
+    def next(self) -> Piece | None:
         """Return a piece that can be done now, None where there is none at present."""
-        for i, item in enumerate(self._waiting):
-            if isinstance(item, Grounds) or item.grounds in self._grounded:
+        for i, piece in enumerate(self._waiting):
+            if isinstance(piece, Grounds) or piece.grounds in self._grounded:
                 return self._waiting.pop(i)
         return None
 
-    def later(self, item: Item) -> None:
+    def later(self, piece: Piece) -> None:
         """Take a piece back; it comes after the others."""
-        self._waiting.append(item)
+        self._waiting.append(piece)
 
-    def done(self, item: Item) -> list[Cell]:
+    def done(self, piece: Piece) -> list[Cell]:
         """Take note that a piece is done; return the cells that need nothing more."""
-        if isinstance(item, Cell):
-            return [item]
-        stored = self._runner.load_grounds(item)
+        if isinstance(piece, Cell):
+            return [piece]
+        stored = self._runner.load_grounds(piece)
         if stored is not None and stored.status == "ok":
-            self._grounded.add(item)
+            self._grounded.add(piece)
             return []
-        ended = [cell for cell in self._waiting if isinstance(cell, Cell) and cell.grounds == item]
+        ended = [cell for cell in self._waiting if isinstance(cell, Cell) and cell.grounds == piece]
         self._waiting = [other for other in self._waiting if other not in ended]
         for cell in ended:
             if stored is None:
@@ -65,10 +65,10 @@ class Schedule:
         return bool(self._waiting)
 
 
-def describe(item: Item) -> str:
+def describe(piece: Piece) -> str:
     """Return what a piece is called in a progress bar."""
-    name = f" · {item.method}" if isinstance(item, Cell) else ""
-    return f"{item.task}{name} · seed {item.seed}"
+    name = f" · {piece.method}" if isinstance(piece, Cell) else ""
+    return f"{piece.task}{name} · seed {piece.seed}"
 
 
 def perform_here(runner: Runner, progress: Progress) -> Iterator[Cell]:
@@ -78,10 +78,10 @@ def perform_here(runner: Runner, progress: Progress) -> Iterator[Cell]:
     schedule, total = Schedule(runner), len(runner.plan.cells())
     yield from schedule.finished
     done = len(schedule.finished)
-    while (item := schedule.next()) is not None:
-        progress.overall(describe(item), done, total)
-        runner.perform(item)
+    while (piece := schedule.next()) is not None:
+        progress.overall(describe(piece), done, total)
+        runner.perform(piece)
         tracker.end()
-        ended = schedule.done(item)
+        ended = schedule.done(piece)
         done += len(ended)
         yield from ended

@@ -22,7 +22,7 @@ from ..base.progress import Tracker
 from ..plugins.registry import load_plugin
 from ..storing.cells import CellStore
 from ..storing.models import ModelCache
-from ..storing.pieces import Cell, Item
+from ..storing.pieces import Cell, Piece
 from .plan import Plan
 from .printed import Bounded, new_output, output, take_output
 from .runner import Runner
@@ -69,11 +69,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def perform(item: Item, max_edges: int) -> bool:
+def perform(piece: Piece, max_edges: int) -> bool:
     """Perform a piece in a worker; an error of the file system that gets here is one of the results folder."""
     assert _state is not None
     try:
-        return _perform_and_listen(_state, item, max_edges)
+        return _perform_and_listen(_state, piece, max_edges)
     except KeyboardInterrupt as error:  # not the user's, which does not get here
         raise RuntimeError("it raised KeyboardInterrupt") from error
     except OSError as error:
@@ -83,20 +83,20 @@ def perform(item: Item, max_edges: int) -> bool:
         ) from error
 
 
-def _perform_and_listen(state: _State, item: Item, max_edges: int) -> bool:
+def _perform_and_listen(state: _State, piece: Piece, max_edges: int) -> bool:
     """Perform a piece; what it prints, and where it stands at the end of its time, goes to a file."""
     runner, tracker = state.runner, state.tracker
-    tracker.prefix = f"{describe(item)}: "
-    path = output(runner, item, state.parent)
+    tracker.prefix = f"{describe(piece)}: "
+    path = output(runner, piece, state.parent)
     path.unlink(missing_ok=True)  # nothing is written through a link
     with new_output(path) as file, Bounded(path):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         faulthandler.enable(file)
-        if state.timeout is not None and isinstance(item, Cell):
+        if state.timeout is not None and isinstance(piece, Cell):
             faulthandler.dump_traceback_later(0.9 * state.timeout, file=file)
         try:
-            performed = runner.perform(item, max_edges, wait=False)
+            performed = runner.perform(piece, max_edges, wait=False)
         finally:
             faulthandler.cancel_dump_traceback_later()
             faulthandler.disable()
@@ -105,5 +105,5 @@ def _perform_and_listen(state: _State, item: Item, max_edges: int) -> bool:
             sys.stderr.flush()
     printed = take_output(path)
     if printed and performed:
-        runner.store.add_to_log(runner.keys[item], printed)
+        runner.store.add_to_log(runner.keys[piece], printed)
     return performed

@@ -58,5 +58,5 @@ class Grounds:
         return self.data_seed, self.model_seed
 
 
-Item = Cell | Grounds
+Piece = Cell | Grounds
 """One piece of a run."""
