@@ -53,6 +53,15 @@ if TYPE_CHECKING:
     from .plugins.task import Workshop as Workshop
     from .plugins.training import accuracy as accuracy
     from .plugins.training import train_classifier as train_classifier
+    from .scoring.figures import Figure as Figure
+    from .scoring.scorers import GOLD as GOLD
+    from .scoring.scorers import GOLD_OF_EVERY_LAYER as GOLD_OF_EVERY_LAYER
+    from .scoring.scorers import METHOD as METHOD
+    from .scoring.scorers import SEVERAL_LAYERS as SEVERAL_LAYERS
+    from .scoring.scorers import Made as Made
+    from .scoring.scorers import Need as Need
+    from .scoring.scorers import View as View
+    from .scoring.scorers import scorer as scorer
 
 __version__ = "0.1.0"
 

@@ -14,6 +14,7 @@ from attribench.checking.methods import random_graphs
 from attribench.cli import main
 from attribench.model.output import Output
 from attribench.plugins.registry import METHODS, TASKS
+from attribench.scoring import scorers
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"save it as `(\w+\.py)`:\n\n```python\n(.*?)```", README, re.DOTALL | re.IGNORECASE)
@@ -27,6 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for registry in (METHODS, TASKS):
         list(registry)  # discover first
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(scorers, "_SCORERS", dict(scorers._SCORERS))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -38,9 +40,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(exit_info.value.code or 0)
 
 
-def test_there_are_three_examples_of_the_promised_length() -> None:
+def test_there_are_examples_of_the_promised_length() -> None:
     lengths = {name: len([line for line in code.splitlines() if line.strip()]) for name, code in EXAMPLES}
-    assert lengths.keys() == {"saliency.py", "red_edges.py", "counts.py"}
+    assert lengths.keys() == {"saliency.py", "red_edges.py", "counts.py", "missed.py"}
     assert lengths["saliency.py"] <= 20
     assert lengths["red_edges.py"] <= 45
     assert lengths["counts.py"] <= 20
@@ -67,6 +69,18 @@ def test_the_task(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     scores = pd.read_csv("results/red-edges/scores.csv").set_index("method")
     assert float(scores["f1"]["graphmask"]) > 0.95
     assert float(scores["unchanged_zero"]["gold"]) > 0.98  # the gold is what the model uses
+
+
+def test_the_figure(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--set", "toy.train=400", "--set", "toy.validation=60", "--set", "toy.test=60", "--set", "toy.colours=3"]
+    names = ["--methods", "integrated-gradients", "--task", "toy"]
+    assert run(monkeypatch, "run", "--plugin", "missed.py", *names, *small, "--cache-dir", "cache") == 0
+    assert "missed: gold messages that are not retained" in " ".join(capsys.readouterr().out.split())
+    scores = pd.read_csv("results/toy/scores.csv").set_index("method")
+    assert list(scores["missed"]) == pytest.approx(list(1 - scores["recall"]), abs=1e-5)
+    assert "missed_mean" in pd.read_csv("results/toy/comparison.csv")
+    glossary = pd.read_csv("results/toy/figures.csv").set_index("figure")
+    assert glossary.loc["missed", "meaning"] == "gold messages that are not retained"
 
 
 def test_the_output(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..model.graphs import GraphBatch
-from .method import Subject
+
+if TYPE_CHECKING:
+    from .method import Subject
 
 
 @dataclass(frozen=True)
