@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .plugins.registry import METHODS as METHODS
     from .plugins.registry import TASKS as TASKS
     from .plugins.rival import Rival as Rival
+    from .plugins.task import Extras as Extras
     from .plugins.task import Problem as Problem
     from .plugins.task import Split as Split
     from .plugins.task import Task as Task

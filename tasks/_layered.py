@@ -38,7 +38,7 @@ from attribench.model.graphs import GraphBatch, named_keys
 from attribench.model.model import GraphModel
 from attribench.model.output import GraphClassification
 from attribench.plugins.method import config
-from attribench.plugins.task import SPLITS, Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
+from attribench.plugins.task import SPLITS, Extras, Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
 from attribench.plugins.training import accuracy
 
 TARGET = 1
@@ -214,14 +214,16 @@ class Layered(Task):
         figures["positive"] = float(test.labels.double().mean())
         figures["gold_share"] = float(test.gold.double().mean())
         confirmed = min(figures["test"], figures["audit_gold_alone"]) == 1.0
-        return Problem(model, GraphClassification(), splits, self.edge_types, figures, confirmed)
+        return Problem(
+            model, GraphClassification(), splits, self.edge_types, figures, confirmed, class_names=("no", "yes")
+        )
 
     def split(self, count: int, data_seed: int, name: str) -> Split:
         """Draw a split with its labels and gold."""
         noise = generator(self.name, "data", data_seed, name)
         drawn = self.draw(count, noise)
         graphs = self.batch(drawn, noise, name)
-        return Split(graphs, self.label(drawn).long(), self.gold(graphs))
+        return Split(graphs, self.label(drawn).long(), self.gold(graphs), self.extras(graphs))
 
     def batch(self, drawn: Drawn, draw: torch.Generator, name: str) -> GraphBatch:
         """Turn dense graphs into a batch; edges are in random order."""
@@ -243,6 +245,13 @@ class Layered(Task):
             node={"x": x[torch.arange(most) < drawn.num_nodes[:, None]]},
             edge={"edge_type": drawn.types[graph, source, target]},
         )
+
+    def extras(self, graphs: GraphBatch) -> Extras:
+        """Return what part nodes have: the target, and those that a signal starts from."""
+        signals = len(self.read)
+        starts, target = (graphs["x"][:, :signals] != 0).any(1).tolist(), (graphs["x"][:, signals] > 0).tolist()
+        groups = ["target" if t else "start" if s else "other" for s, t in zip(starts, target, strict=True)]
+        return Extras(node={"group": groups})
 
     def model(self, width: int) -> LayeredModel:
         """Set the weights; chatter's are drawn from torch's global generator, which the model seed seeds.

@@ -24,7 +24,7 @@ from attribench.model.noise import EdgeNoise
 from attribench.model.output import GraphClassification
 from attribench.plugins.method import config
 from attribench.plugins.registry import TASKS
-from attribench.plugins.task import SPLITS, Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
+from attribench.plugins.task import SPLITS, Extras, Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
 from attribench.plugins.training import accuracy, train_classifier
 
 AUDIT_LEVEL = 0.99
@@ -160,7 +160,8 @@ class Toy(Task):
         figures = {**figures, "test": accuracy(model, splits["test"]), **accuracies, **changed}
         colours = tuple(f"colour {c}" for c in range(config.colours))
         confirmed = min(figures["test"], *accuracies.values()) >= AUDIT_LEVEL and min(changed.values()) > 0
-        return Problem(model, GraphClassification(), splits, colours, figures, confirmed)
+        classes = ("fewer x than y", "no fewer") if config.ties else ("no more x than y", "more x than y")
+        return Problem(model, GraphClassification(), splits, colours, figures, confirmed, class_names=classes)
 
 
 def make_split(config: ToyConfig, count: int, data_seed: int, name: str) -> Split:
@@ -179,7 +180,11 @@ def make_split(config: ToyConfig, count: int, data_seed: int, name: str) -> Spli
             raise UserError(f"expected toy.positive_share nearer to chance; got {config.positive_share}: too few stars")
         graphs = pool.select(torch.cat(index)[torch.randperm(count, generator=draw)])
     graphs = replace(graphs, graph_key=named_keys(count, f"toy {name}"))
-    return Split(graphs, label(graphs, config.ties), gold(graphs)[None])
+    centroid = torch.zeros(graphs.num_nodes, dtype=torch.bool)
+    centroid[graphs.node_ptr[:-1]] = True
+    groups = ["centroid" if at_centre else "leaf" for at_centre in centroid.tolist()]
+    extras = Extras(node={"group": groups}, graph={"query": graphs["query"]})
+    return Split(graphs, label(graphs, config.ties), gold(graphs)[None], extras)
 
 
 def draw_stars(config: ToyConfig, count: int, draw: torch.Generator) -> GraphBatch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
@@ -30,6 +30,34 @@ from .method import NoConfig, Subject, untracked
 
 
 @dataclass(frozen=True, eq=False)
+class Extras:
+    """What a task knows of a split beyond what its model reads: it is stored, to be analysed and drawn.
+
+    Nothing is trained, attributed or scored by it. Each value is a tensor of numbers with first dimension N, E or G, or
+    a sequence of as many texts. Of nodes, the texts ``name`` say what a node is called in a picture, a word, and
+    ``group`` its part in the task, by which it is coloured.
+
+    Args:
+        node, edge, graph: by names that are Python identifiers.
+    """
+
+    node: Mapping[str, Tensor | Sequence[str]] = field(default_factory=dict)
+    edge: Mapping[str, Tensor | Sequence[str]] = field(default_factory=dict)
+    graph: Mapping[str, Tensor | Sequence[str]] = field(default_factory=dict)
+
+    def select(self, graphs: GraphBatch, index: Tensor) -> Extras:
+        """Return those of some of the ``graphs``, as :meth:`GraphBatch.select` does."""
+        places = {"node": graphs.nodes_of(index), "edge": graphs.edges_of(index), "graph": index}
+        return Extras(
+            **{level: {n: _at(x, where) for n, x in getattr(self, level).items()} for level, where in places.items()}
+        )
+
+
+def _at(values: Tensor | Sequence[str], where: Tensor) -> Tensor | Sequence[str]:
+    return values[where.to(values.device)] if isinstance(values, Tensor) else [values[i] for i in where.tolist()]
+
+
+@dataclass(frozen=True, eq=False)
 class Split:
     """One split: graphs, labels, and the gold mask where one is known.
 
@@ -38,23 +66,24 @@ class Split:
         labels: one per unit of output.
         gold: bool ``(L, E)``, the messages that the model uses in every layer; or ``(1, E)`` where only their union
             over the layers is known. None without a gold standard.
+        extras: what else is known of it; of validation and test it is stored.
     """
 
     graphs: GraphBatch
     labels: Tensor
     gold: Tensor | None = None
+    extras: Extras = field(default_factory=Extras)
 
     def select(self, index: Tensor) -> Split:
         """Return the split of some graphs; there must be one label per graph or per node."""
         gold = None if self.gold is None else self.gold[:, self.graphs.edges_of(index)]
         labelled = index if len(self.labels) == self.graphs.num_graphs else self.graphs.nodes_of(index)
-        return Split(self.graphs.select(index), self.labels[labelled], gold)
+        return Split(self.graphs.select(index), self.labels[labelled], gold, self.extras.select(self.graphs, index))
 
     def to(self, device: torch.device) -> Split:
-        """Return the split on another device."""
-        return Split(
-            self.graphs.to(device), self.labels.to(device), None if self.gold is None else self.gold.to(device)
-        )
+        """Return the split on another device; extras stay where they are."""
+        gold = None if self.gold is None else self.gold.to(device)
+        return Split(self.graphs.to(device), self.labels.to(device), gold, self.extras)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +99,7 @@ class Problem:
         gold_confirmed: whether the audit found that this model uses the gold messages and no others; None without gold.
         whole: the graph as a whole, where the splits hold neighbourhoods of its nodes.
         known: what examining it has found, where that is known already.
+        class_names: names of the classes, in their order; empty where there are none.
     """
 
     model: GraphModel
@@ -80,6 +110,7 @@ class Problem:
     gold_confirmed: bool | None = None
     whole: GraphBatch | None = None
     known: Findings | None = None
+    class_names: tuple[str, ...] = ()
 
     @cached_property
     def findings(self) -> Findings:

@@ -28,6 +28,7 @@ from ..storing.models import ModelCache
 from ..storing.pieces import Cell, Grounds, Piece
 from ..storing.records import ProblemResult, Record, Result, StoredScores
 from .foreign import check
+from ..storing.snapshot import stored_problem
 from .keys import Keys, score_key
 from .plan import Plan
 from .problems import Problems
@@ -84,7 +85,9 @@ class Runner:
         """Say whether nothing is left to do for a piece; what was read for it is kept until it is asked for."""
         if not isinstance(piece, Cell):
             stored = self.load_grounds(piece) if self.kept else None
-            return stored is not None and stored.status in ("ok", REFUSED)
+            if stored is None or stored.status != "ok":
+                return stored is not None and stored.status == REFUSED
+            return self.store.problem(self.keys[piece]) is not None
         key = self.keys[piece]
         record = self.store.record(key)
         if record is None or record.status not in self.kept:
@@ -193,6 +196,8 @@ class Runner:
                 figures = {**judge.problem.figures, "gold_confirmed": judge.problem.gold_confirmed}
                 figures |= judge.predicted_without_messages() | judge.gold_alone()
                 rows, ablations, found = judge.problem_controls(), judge.ablations(), judge.problem.findings
+                logits = {name: recording.logits for name, recording in judge.recordings.items()}
+                self.store.save_problem(key, stored_problem(judge.problem, grounds, logits))
                 return StoredScores(rows, figures=figures, ablations=ablations, findings=found)
 
         self._grounds.pop(grounds, None)

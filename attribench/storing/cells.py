@@ -24,6 +24,7 @@ from ..base.errors import StorageError, UserError
 from ..base.files import dump_checked, logger, read_checked, say_damaged, write_atomically
 from ..plugins.method import Attribution
 from .records import Described, Record, StoredScores, read_scores
+from .splits import StoredProblem
 
 KEY = re.compile(r"(problem-)?[0-9a-f]{32}")
 
@@ -164,6 +165,27 @@ class CellStore:
         if folder.is_symlink():
             folder.unlink(missing_ok=True)
         write_atomically(folder / "scores", write)
+
+    def problem(self, key: str) -> StoredProblem | None:
+        """Return what is stored of a problem's graphs, None where there is nothing or it is damaged."""
+        folder = self._folder(key) / "splits"
+        return None if folder.is_symlink() or folder.parent.is_symlink() else StoredProblem.load(folder)
+
+    def save_problem(self, key: str, problem: StoredProblem) -> None:
+        """Store a problem's graphs.
+
+        Raises:
+            UserError: when its texts are too large.
+        """
+
+        def write(draft: Path) -> None:
+            draft.mkdir()
+            problem.save(draft)
+
+        folder = self._folder(key)
+        if folder.is_symlink():
+            folder.unlink(missing_ok=True)
+        write_atomically(folder / "splits", write)
 
 
 def _to_arrays(attribution: Attribution) -> dict[str, Any]:

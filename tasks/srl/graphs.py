@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attribench.base.seeds import generator
 from attribench.model.graphs import GraphBatch, named_keys
-from attribench.plugins.task import Split
+from attribench.plugins.task import Extras, Split
 
 from .columns import GOLD, Columns, lemmas, tags, tree
 from .conll import Sentence
@@ -113,6 +113,35 @@ def make_split(sentences: Sequence[Sentence], vocabulary: Vocabulary, name: str,
         graph={"lemma": torch.tensor(lemma, dtype=torch.long), "position": where, "sentence": chosen},
     )
     return Split(graphs, torch.tensor(roles, dtype=torch.long))
+
+
+def told(split: Split, sentences: Sequence[Sentence], vocabulary: Vocabulary) -> Split:
+    """Return a split of :func:`make_split` with what its sentences say beyond the numbers.
+
+    Of tokens the word (``name``), ``part_of_speech``, ``role``, and what they are to the predicate (``group``); of
+    graphs ``predicate`` (its sense, such as say.01), ``lemma``, ``position`` and ``sentence``.
+    """
+    graphs, columns, names = split.graphs, vocabulary.columns, vocabulary.role_names()
+    pairs = [(s, k) for s in sentences for k in range(len(s.predicates))]
+    said = [role for s, k in pairs for role in s.roles[k]]
+    # by the labels, which of a blind file are the model's; those that training has not shown have a name all the same
+    roles = [names[i] if i < len(names) else role for i, role in zip(split.labels.tolist(), said, strict=True)]
+    groups = ["other" if role == NONE else "argument" for role in roles]
+    for node in (graphs.node_ptr[:-1] + graphs["position"]).tolist():
+        groups[node] = "predicate"
+    tokens = {
+        "name": [form for s, _ in pairs for form in s.form],
+        "part_of_speech": [tag for s, _ in pairs for tag in tags(s, columns)],
+        "role": roles,
+        "group": groups,
+    }
+    of_graphs: dict[str, Tensor | list[str]] = {
+        "predicate": [s.pred[k] for s, k in pairs],
+        "lemma": [lemmas(s, columns)[s.predicates[k]] for s, k in pairs],
+        "position": graphs["position"],
+        "sentence": graphs["sentence"],
+    }
+    return replace(split, extras=Extras(node=tokens, graph=of_graphs))
 
 
 def _sentence_batch(sentences: Sequence[Sentence], vocabulary: Vocabulary, shuffle_heads: bool) -> GraphBatch:

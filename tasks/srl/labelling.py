@@ -48,7 +48,7 @@ from attribench.plugins.task import Problem, Split, Task, TaskSeeds, Workshop, f
 from .columns import GOLD, Columns, check_labels, choose, is_blind
 from .conll import Sentence, read_conll
 from .glove import load_vectors
-from .graphs import Vocabulary, make_split
+from .graphs import Vocabulary, make_split, told
 from .lookups import lookups
 from .model import RoleLabeller
 
@@ -245,12 +245,13 @@ class SemanticRoles(Task):
         if blind:
             figures["blind_test"] = 1.0
             test = Split(test.graphs, predict(model, test.graphs).argmax(1))
-        splits = {
-            "train": train,
-            "validation": _explained(validation, settings.explained, "validation"),
-            "test": _explained(test, settings.explained, "test"),
-        }
-        return Problem(model, SequenceLabelling(unseen=True), splits, vocabulary.edge_types(), figures)
+        splits = {"train": train}
+        for name, split in (("validation", validation), ("test", test)):
+            splits[name] = _explained(told(split, sentences[name], vocabulary), settings.explained, name)
+        return Problem(
+            model, SequenceLabelling(unseen=True), splits, vocabulary.edge_types(), figures,
+            class_names=vocabulary.role_names(),
+        )  # fmt: skip
 
     def _model(self, vocabulary: Vocabulary, vectors: Tensor) -> RoleLabeller:
         return RoleLabeller(
