@@ -20,7 +20,8 @@ from .running.folder import NAME, Entry, add_run, known_part, read_plans
 from .running.plan import Plan, select_device
 from .running.pool import Workers, default_jobs
 from .running.provenance import provenance
-from .running.runner import REFUSED, Runner, problem_result
+from .running.results import problem_result
+from .running.runner import REFUSED, Runner
 from .running.schedule import perform_here
 from .storing.cells import CellStore
 from .storing.models import ModelCache

@@ -378,8 +378,8 @@ def test_a_folder_is_read_without_the_code_that_made_it(
     store = CellStore(tmp_path / "r")
     record = store.record(key)
     assert record is not None
-    assert problem_key(record["content"]) == expected  # a cell says which problem it is of
-    stored = store.problem(problem_key(record["content"]))
+    assert problem_key(record.content) == expected  # a cell says which problem it is of
+    stored = store.problem(problem_key(record.content))
     assert stored is not None
     scores = store.attributions(key, record, torch.device("cpu"))["test"].scores
     assert scores.shape == (len(stored.layers), stored.splits["test"].num_edges)

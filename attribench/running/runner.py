@@ -26,13 +26,14 @@ from ..scoring.judge import Judge, score_method
 from ..storing.cells import CellStore
 from ..storing.models import ModelCache
 from ..storing.pieces import Cell, Grounds, Piece
-from ..storing.records import ProblemResult, Record, Result, StoredScores
-from .foreign import check
+from ..storing.records import Record, Result, StoredScores
 from ..storing.snapshot import stored_problem
+from .foreign import check
 from .keys import Keys, score_key
 from .plan import Plan
 from .problems import Problems
 from .provenance import git_commit
+from .results import cell_result
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class Runner:
         scores = self.store.scores(key, score_key(key))
         if scores is None or scores.status != "ok":
             return False
-        self._finished[piece] = _result(piece, record, scores)
+        self._finished[piece] = cell_result(piece, record, scores)
         return True
 
     def perform(self, piece: Piece, max_edges: int | None = None, *, wait: bool = True) -> bool:
@@ -153,7 +154,7 @@ class Runner:
             return Result(cell, record, [], self.store.log(key))
         stored = self.store.scores(key, score_key(key))
         reason = f"expected its scores in {self.store.cells / key}; they are not there: run it again"
-        return _result(cell, record, stored or StoredScores(status="failed", reason=reason))
+        return cell_result(cell, record, stored or StoredScores(status="failed", reason=reason))
 
     def load_grounds(self, grounds: Grounds) -> StoredScores | None:
         """Return what is stored for a problem."""
@@ -179,9 +180,9 @@ class Runner:
                     yield Result(cell, record, [])
                     continue
                 try:
-                    yield _result(cell, record, self._score(cell, key, record, self.plan.max_edges, found=True))
+                    yield cell_result(cell, record, self._score(cell, key, record, self.plan.max_edges, found=True))
                 except DamagedError as error:
-                    yield _result(cell, record, StoredScores(status="failed", reason=f"scoring: {error}"))
+                    yield cell_result(cell, record, StoredScores(status="failed", reason=f"scoring: {error}"))
 
     def rescore_grounds(self, grounds: Grounds) -> StoredScores | None:
         """Score a problem's controls anew, and return them."""
@@ -290,14 +291,3 @@ def _scored(score: Callable[[int], StoredScores], max_edges: int) -> StoredScore
         if stored.status != "out-of-memory":
             break
     return stored
-
-
-def problem_result(grounds: Grounds, stored: StoredScores) -> ProblemResult:
-    """Return a problem's figures and controls, as stored."""
-    return ProblemResult(grounds.task, *grounds.seeds, stored.figures, stored.ablations, stored.rows)
-
-
-def _result(cell: Cell, record: Record, stored: StoredScores) -> Result:
-    if stored.status != "ok":
-        return Result(cell, record.ended(stored.status, stored.reason), [])
-    return Result(cell, record, stored.rows)
