@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .base.seeds import Seeds as Seeds
     from .base.seeds import derive as derive
     from .base.seeds import generator as generator
+    from .model.baseline import Baseline as Baseline
     from .model.gates import Gates as Gates
     from .model.graphs import GraphBatch as GraphBatch
     from .model.graphs import named_keys as named_keys

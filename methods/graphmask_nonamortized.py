@@ -126,7 +126,9 @@ class NonAmortizedGraphMask(Method):
         """Keep each graph's mask at the noise's median where it is sparser than the best and within tolerance."""
         graphs = recording.graphs
         mask = distribution.median(location) > 0.5
-        baselines = [b.expand(graphs.num_graphs, -1) for b in _widened(recording, parameters)]
+        # Of the messages' width: a scalar stands for a constant vector.
+        pairs = zip(parameters, recording.calls, strict=True)
+        baselines = [b.expand(graphs.num_graphs, call.width) for b, call in pairs]
         logits = recording.forward(mask.to(location.dtype), baselines)
         divergence = self.subject.output.divergence(recording.logits, logits, graphs)
         kept = graphs.sum_per_graph(mask.long().sum(0))
@@ -156,9 +158,3 @@ class _Best:
         self.untouched = self.untouched & ~better
         pairs = zip(baselines, self.baselines, strict=True)
         self.baselines = [torch.where(better[:, None], new, old) for new, old in pairs]
-
-
-def _widened(recording: Recording, parameters: list[Tensor]) -> list[Tensor]:
-    """Return baselines of the messages' width: a scalar stands for a constant vector."""
-    pairs = zip(parameters, recording.calls, strict=True)
-    return [b.expand(*b.shape[:-1], call.width) for b, call in pairs]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attribench.base.seeds import derive, generator
+from attribench.model.baseline import Baseline
 from attribench.model.graphs import GraphBatch
 from attribench.model.recording import Recording, Stream
 from attribench.plugins.method import Attribution, Method, config
@@ -159,9 +160,9 @@ class InformationBottleneck(Method):
             z = logits.sigmoid()
             # Mixing twice gives z (z m + (1 - z) e) + (1 - z) e = z^2 m + (1 - z^2) e.
             gates.append(z.square() if self.config.released_variant else z)
-            baselines.append(self._baseline(messages, mean, std, draws))
+            baselines.append(Baseline.per_edge(self._baseline(messages, mean, std, draws)))
             information.append(bottleneck_kl(logits, messages, mean, std))
-        masked = recording.forward(gates, baselines, baselines_per_edge=True)
+        masked = recording.forward(gates, baselines)
         kl = graphs.sum_per_graph(torch.stack(information).mean(0)) / graphs.num_edges_per_graph
         if self.config.released_variant:
             excess = output.divergence(recording.logits, masked, graphs) - self.config.tolerance

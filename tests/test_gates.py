@@ -562,7 +562,9 @@ def test_left_as_found_after_a_baseline_of_the_wrong_width(graphs: GraphBatch) -
     before = fingerprint(model, graphs)
     with Gates(model) as gates:
         recording = gates.record(graphs)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(
+            ValueError, match=rf"a baseline for call 1 of width {W} as of the messages, or 1; got {W + 1}"
+        ):
             recording.forward(recording.ones(), [torch.zeros(W), torch.zeros(W + 1)])
         assert torch.equal(recording.forward(recording.ones()), recording.logits)  # and the gates still work
     assert differences(before, fingerprint(model, graphs)) == []

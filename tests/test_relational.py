@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import FastRGCNConv, RGCNConv
 
+from attribench.model.baseline import Baseline
 from attribench.model.gates import Gates, UnsupportedModelError
 from attribench.model.graphs import GraphBatch
 from attribench.model.integrity import differences, fingerprint
@@ -163,8 +164,8 @@ def test_gated_pass_is_equation_3(kind: str, baseline: str) -> None:
         z = random(2, graphs.num_edges)
         gated = recording.forward(z, baselines)
         if baselines is not None:
-            per_edge = [b[graphs.edge_graph] if b.dim() == 2 else b.expand(graphs.num_edges, 6) for b in baselines]
-            assert torch.equal(recording.forward(z, per_edge, baselines_per_edge=True), gated)
+            rows = [b.expand(4, 6)[graphs.edge_graph] for b in baselines]
+            assert torch.equal(recording.forward(z, [Baseline.per_edge(b) for b in rows]), gated)
     with torch.no_grad():
         expected, sent = by_hand(model, graphs, z, baselines)
         ungated, _ = by_hand(model, graphs, recording.ones(), None)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from .baseline import Baseline
 from .call import Call
 from .graphs import GraphBatch
 from .isolation import Watch
@@ -37,7 +38,7 @@ class Pass:
     graphs: GraphBatch
     recording: Recording | None = None
     gates: Gate | None = None
-    baselines: Sequence[Tensor] | None = None
+    baselines: Sequence[Baseline] | None = None
     calls: list[Call] = field(default_factory=list)
     index: int = 0
     layer_input: Any = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .baseline import Baseline, as_baselines, part_of_baselines
 from .call import Call
 from .driver import Pass
 from .graphs import GraphBatch, Part
@@ -31,7 +32,8 @@ def filled(z: Tensor, baseline: Tensor, shape: Sequence[int]) -> Tensor:
 
     Args:
         z: ``(E,)``.
-        baseline: ``(1, D)`` or ``(E, D)``; D may be 1, one scalar for all values of a message.
+        baseline: as :meth:`.Baseline.spread` returns it, ``(1, D)`` or ``(E, D)``; D may be 1, one scalar for all
+            values of a message.
         shape: of one message.
     """
     narrow = [1 for _ in shape]
@@ -72,22 +74,18 @@ class Recording:
         """Return open gates ``(L, E)``."""
         return self.logits.new_ones(self.num_layers, self.graphs.num_edges)
 
-    def forward(
-        self, gates: Gate, baselines: Sequence[Tensor] | None = None, *, baselines_per_edge: bool = False
-    ) -> Tensor:
+    def forward(self, gates: Gate, baselines: Sequence[Tensor | Baseline] | None = None) -> Tensor:
         """Run the gated pass and return its output.
 
         Args:
             gates: ``(L, E)``, or one ``(E,)`` tensor per layer, None where all are open.
-            baselines: b of Eq. 3 per layer, ``(D,)`` or one per graph ``(G, D)``; D may be 1; zero where None.
-            baselines_per_edge: whether they are ``(E, D)`` instead.
+            baselines: b of Eq. 3 per layer, or a tensor in its place: ``(D,)``, shared, or ``(G, D)``, per graph; D may
+                be 1; zero where None.
         """
         for name, given in (("gates", gates), ("baselines", baselines)):
             if given is not None and len(given) != self.num_layers:
                 raise ValueError(f"expected {name} for {self.num_layers} calls; got {len(given)}")
-        if baselines is not None and not baselines_per_edge:
-            baselines = [b[self.graphs.edge_graph] if b.dim() == 2 else b[None] for b in baselines]
-        current = Pass(self.graphs, self, gates, baselines)
+        current = Pass(self.graphs, self, gates, as_baselines(baselines))
         logits = self.gates._run(current, copied(self.state) if "state" in self.changed else self.state)
         if current.index != self.num_layers:
             raise UnsupportedModelError(
@@ -96,15 +94,18 @@ class Recording:
         return logits
 
     def closing(
-        self, k: int, gates: Gate | None, baselines: Sequence[Tensor] | None
+        self, k: int, gates: Gate | None, baselines: Sequence[Baseline] | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return z ``(E,)`` and b, ``(1, D)`` or ``(E, D)``, of layer ``k``; None for open gates and zero baselines."""
         z = None if gates is None else gates[k]
         if z is not None and z.shape != (self.graphs.num_edges,):
             raise ValueError(f"expected {self.graphs.num_edges} gates for call {k}; got {tuple(z.shape)}")
-        return z, None if baselines is None or z is None else baselines[k]
+        if baselines is None or z is None:
+            return z, None
+        baselines[k].check(self.graphs, self.calls[k].width, f"a baseline for call {k}")
+        return z, baselines[k].spread(self.graphs)
 
-    def gate(self, k: int, messages: Tensor, gates: Gate | None, baselines: Sequence[Tensor] | None) -> Tensor:
+    def gate(self, k: int, messages: Tensor, gates: Gate | None, baselines: Sequence[Baseline] | None) -> Tensor:
         """Apply Eq. 3 to the messages of layer ``k``; self-loops that the layer appended stay open."""
         z, b = self.closing(k, gates, baselines)
         if z is None:
@@ -148,8 +149,8 @@ class Stream:
         """Return open gates ``(L, E)``."""
         return self.logits.new_ones(self.num_layers, self.graphs.num_edges)
 
-    def forward(self, gates: Tensor, baselines: Sequence[Tensor] | None = None) -> Tensor:
-        """Run the gated pass; gates ``(L, E)`` and baselines, ``(D,)`` or ``(G, D)``, as in :meth:`Recording.forward`.
+    def forward(self, gates: Tensor, baselines: Sequence[Tensor | Baseline] | None = None) -> Tensor:
+        """Run the gated pass; gates ``(L, E)``, and baselines as in :meth:`Recording.forward`.
 
         Runs without gradients where there is more than one part.
         """
@@ -158,12 +159,7 @@ class Stream:
         with torch.no_grad():
             return torch.cat(
                 [
-                    recording.forward(gates[:, part.edges], part_of_baselines(baselines, part.graphs))
+                    recording.forward(gates[:, part.edges], part_of_baselines(baselines, part))
                     for part, recording in self.recordings()
                 ]
             )
-
-
-def part_of_baselines(baselines: Sequence[Tensor] | None, graphs: slice) -> list[Tensor] | None:
-    """Return the baselines of a run of graphs, from those of a whole batch."""
-    return None if baselines is None else [b if b.dim() == 1 else b[graphs] for b in baselines]

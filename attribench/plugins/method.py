@@ -13,6 +13,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as validated_dataclass
 from torch import Tensor
 
+from ..model.baseline import Baseline, as_baselines
 from ..model.drivers import layers_without_messages
 from ..model.gates import Gates
 from ..model.graphs import MAX_EDGES, GraphBatch
@@ -63,7 +64,7 @@ class Attribution:
         scale: ``gate`` for scores in [0, 1] that are thresholded as they are; ``relative`` for all others, which the
             harness divides by the largest absolute value in the graph, over all layers.
         hard_mask: ``(L, E)`` bool where the method itself decides which messages are retained.
-        baselines: b of Eq. 3 for every layer, ``(D,)`` or ``(G, D)``, where the method learned them.
+        baselines: b of Eq. 3 for every layer where the method learned them: ``(D,)``, shared, or ``(G, D)``, per graph.
         diagnostics: figures ``(G,)`` per graph that the method reports about itself.
         per_layer: False where one mask serves all layers (the rows of ``scores`` are then equal).
         complete: ``(G,)`` bool, False for graphs that the method could not finish within its budget; all where None.
@@ -103,6 +104,12 @@ class Attribution:
             raise ValueError(f"expected a bool hard_mask of shape {tuple(self.scores.shape)}")
         if self.baselines is not None and len(self.baselines) != len(self.scores):
             raise ValueError(f"expected {len(self.scores)} baselines; got {len(self.baselines)}")
+        as_baselines(self.baselines)  # which refuses other shapes
+
+    @property
+    def learned(self) -> tuple[Baseline, ...] | None:
+        """The baselines with what they are: shared, or per graph."""
+        return as_baselines(self.baselines)
 
     def check(self, graphs: GraphBatch, num_layers: int) -> None:
         """Raise ValueError unless the attribution is one of ``graphs`` with L = ``num_layers``."""
@@ -113,12 +120,8 @@ class Attribution:
         for name, value in per_graph.items():
             if value.shape != (graphs.num_graphs,):
                 raise ValueError(f"expected {name!r} of shape ({graphs.num_graphs},); got {tuple(value.shape)}")
-
-        for k, baseline in enumerate(self.baselines or ()):
-            if baseline.dim() not in (1, 2) or (baseline.dim() == 2 and len(baseline) != graphs.num_graphs):
-                raise ValueError(
-                    f"expected baseline {k} of shape (D,) or ({graphs.num_graphs}, D); got {tuple(baseline.shape)}"
-                )
+        for k, baseline in enumerate(self.learned or ()):
+            baseline.check(graphs, name=f"baseline {k}")
 
     def select(self, graphs: GraphBatch, index: Tensor) -> Attribution:
         """Return the attribution of the graphs ``index`` of the batch that this one explains."""
@@ -127,9 +130,7 @@ class Attribution:
             self,
             scores=self.scores[:, edges],
             hard_mask=None if self.hard_mask is None else self.hard_mask[:, edges],
-            baselines=None
-            if self.baselines is None
-            else tuple(b if b.dim() == 1 else b[index] for b in self.baselines),
+            baselines=None if self.learned is None else tuple(b.select(index, edges).values for b in self.learned),
             diagnostics={name: value[index] for name, value in self.diagnostics.items()},
             complete=None if self.complete is None else self.complete[index],
         )
@@ -138,7 +139,7 @@ class Attribution:
     def concat(parts: Sequence[Attribution], graphs: Sequence[GraphBatch]) -> Attribution:
         """Join the attributions of consecutive parts of a batch, made of the batches ``graphs``.
 
-        Baselines ``(D,)`` that all parts share stay so; other ones become one per graph.
+        Baselines are joined as :meth:`.Baseline.join` says.
         """
         first = parts[0]
         if len(parts) == 1:
@@ -152,25 +153,18 @@ class Attribution:
                 raise ValueError("expected the same fields for all parts of a batch; got others")
             return torch.cat(present, dim) if present else None
 
-        baselines = None
-        if first.baselines is not None:
-            columns = zip(*(part.baselines or () for part in parts), strict=True)
-            baselines = tuple(_join_baselines(column, graphs) for column in columns)
+        learned = [part.learned or () for part in parts]
+        if len({len(own) for own in learned}) > 1:
+            raise ValueError("expected baselines of as many layers for all parts of a batch; got others")
+        baselines = tuple(Baseline.join(column, graphs).values for column in zip(*learned, strict=True))
         return replace(
             first,
             scores=torch.cat([part.scores for part in parts], 1),
             hard_mask=optional([part.hard_mask for part in parts], 1),
-            baselines=baselines,
+            baselines=baselines or None,
             diagnostics={name: torch.cat([part.diagnostics[name] for part in parts]) for name in first.diagnostics},
             complete=optional([part.complete for part in parts], 0),
         )
-
-
-def _join_baselines(column: Sequence[Tensor], graphs: Sequence[GraphBatch]) -> Tensor:
-    if all(b.dim() == 1 and torch.equal(b, column[0]) for b in column):
-        return column[0]
-    wide = [b.expand(part.num_graphs, -1) if b.dim() == 1 else b for b, part in zip(column, graphs, strict=True)]
-    return torch.cat(wide)
 
 
 @config

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..base.seeds import derive
+from ..model.baseline import Baseline
 from ..model.gates import Stream
 from ..model.graphs import GraphBatch
 from ..model.noise import EdgeNoise
@@ -59,7 +60,7 @@ def thinned(
     labels: Tensor,
     mask: Tensor,
     seed: int,
-    baselines: Sequence[Tensor] | None = None,
+    baselines: Sequence[Tensor | Baseline] | None = None,
     dropped: Sequence[float] = DROPPED,
 ) -> Thinned:
     """Return what dropping retained messages at random does (Table 5, Appendix J), in at most 3 S masked passes.
@@ -147,7 +148,7 @@ def sparsity_curve(
     output: Output,
     labels: Tensor,
     values: Tensor,
-    baselines: Sequence[Tensor] | None = None,
+    baselines: Sequence[Tensor | Baseline] | None = None,
     shares: Sequence[float] = GRID,
 ) -> SparsityCurve:
     """Return the curve of fidelity over sparsity, in one masked pass for every share below 1: 20 on the grid.

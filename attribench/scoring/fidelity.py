@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..model.baseline import Baseline
 from ..model.gates import Stream
 from ..model.graphs import GraphBatch
 from ..model.output import Output
@@ -55,7 +56,7 @@ def fidelity(
     stream: Stream,
     output: Output,
     gates: Tensor,
-    baselines: Sequence[Tensor] | None = None,
+    baselines: Sequence[Tensor | Baseline] | None = None,
     labels: Tensor | None = None,
 ) -> Fidelity | None:
     """Return fid+, fid- and unfaithfulness, in two masked passes: one with ``gates``, one with ``1 - gates``.

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..model.baseline import Baseline, part_of_baselines
 from ..model.output import Output
-from ..model.recording import Stream, part_of_baselines
+from ..model.recording import Stream
 
 
 @torch.no_grad()
-def masked_passes(stream: Stream, masks: Sequence[Tensor], baselines: Sequence[Tensor] | None = None) -> list[Tensor]:
+def masked_passes(
+    stream: Stream, masks: Sequence[Tensor], baselines: Sequence[Tensor | Baseline] | None = None
+) -> list[Tensor]:
     """Return the output under each of S masks, in their order.
 
     A part of a large batch is recorded once for all masks, where S calls of :meth:`Stream.forward` record it S times.
@@ -22,7 +25,7 @@ def masked_passes(stream: Stream, masks: Sequence[Tensor], baselines: Sequence[T
     Args:
         stream: the batch.
         masks: ``(L, E)`` or, where one mask serves all layers, ``(1, E)``: bool, or gates in [0, 1].
-        baselines: b of Eq. 3 for every layer, ``(D,)`` or ``(G, D)``; zero where None.
+        baselines: b of Eq. 3 for every layer, as for :meth:`.Recording.forward`; zero where None.
 
     Raises:
         ValueError: on masks of another shape, and where an output is not finite: what is compared with it is no number.
@@ -33,7 +36,7 @@ def masked_passes(stream: Stream, masks: Sequence[Tensor], baselines: Sequence[T
             raise ValueError(f"expected masks of shape (L, E) = {shape} or {(1, shape[1])}; got {tuple(mask.shape)}")
     outputs: list[list[Tensor]] = [[] for _ in masks]
     for part, recording in stream.recordings():
-        own = part_of_baselines(baselines, part.graphs)
+        own = part_of_baselines(baselines, part)
         for mask, parts in zip(masks, outputs, strict=True):
             gates = mask[:, part.edges].expand(shape[0], -1).to(stream.logits.dtype)
             parts.append(recording.logits if bool((gates == 1).all()) else recording.forward(gates, own))
@@ -71,7 +74,7 @@ def effects(
     output: Output,
     labels: Tensor,
     masks: Sequence[Tensor],
-    baselines: Sequence[Tensor] | None = None,
+    baselines: Sequence[Tensor | Baseline] | None = None,
 ) -> Effects:
     """Return what masks do to predictions; at most one masked pass for each (see :func:`masked_passes`).
 
