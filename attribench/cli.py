@@ -112,7 +112,7 @@ def run(
 
     if jobs != 0:
         warm_up()  # before the imports below: the fork server imports beside them
-    from .plugins.configs import parse_overrides, read_config
+    from .plugins.configs import base_name, parse_overrides, read_config
     from .running.options import make_plan, run_settings
 
     file = read_config(config) if config else {}
@@ -123,7 +123,7 @@ def run(
         randomised_graphs=randomised_graphs, cache_dir=cache_dir, plugin=plugin,
     )  # fmt: skip
     plan = make_plan(settings, file, parse_overrides(set_ or []))
-    folder = Path(settings["out"] or Path("results") / "+".join(name.partition("[")[0] for name in plan.tasks))
+    folder = Path(settings["out"] or Path("results") / "+".join(base_name(name) for name in plan.tasks))
     raise typer.Exit(_execute(plan, folder, settings))
 
 

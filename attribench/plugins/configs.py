@@ -78,6 +78,11 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for name in names if name.strip()]
 
 
+def base_name(name: str) -> str:
+    """Return a name without the options of a variant: ``gnnexplainer`` of ``gnnexplainer[steps=5]``."""
+    return name.partition("[")[0]
+
+
 def variant_options(name: str) -> dict[str, str]:
     """Return the options in a variant's name: those of ``gnnexplainer[steps=100]`` are ``{"steps": "100"}``.
 

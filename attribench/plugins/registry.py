@@ -17,7 +17,7 @@ from ..base.closure import modules_reached, plugin_modules
 from ..base.errors import UserError, raised_at
 from ..base.reading import files_read
 from ..base.seeds import derive
-from .configs import split_names
+from .configs import base_name, split_names
 from .method import Method
 from .task import Task
 
@@ -62,7 +62,7 @@ class Registry(Generic[T]):
             UserError: for an unknown name, with the nearest ones.
         """
         self._discover()
-        name = name.partition("[")[0]
+        name = base_name(name)
         if name in self._entries:
             return self._entries[name]
         near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.5)

@@ -25,7 +25,7 @@ from ..base.errors import UserError
 from ..base.files import write_atomically
 from ..explaining.costs import PeakMemory, Stopwatch
 from ..model.graphs import GraphBatch
-from ..plugins.configs import make_config, variant_options
+from ..plugins.configs import base_name, make_config, variant_options
 from ..plugins.method import Method, Subject
 from ..plugins.registry import METHODS, TASKS
 from ..plugins.task import Problem, TaskSeeds, Workshop, build_problem, without_cache
@@ -73,7 +73,7 @@ def _problem(task: str, device: torch.device, size: int) -> Problem:
         raise UserError(
             f"expected a task with an option {kind.size_option!r} for the number of graphs; {task!r} has none"
         )
-    config = make_config(task.partition("[")[0], kind.Config, options)
+    config = make_config(base_name(task), kind.Config, options)
     problem = build_problem(kind(config), TaskSeeds(0, 0), Workshop(device, without_cache))
     found = problem.splits["test"].graphs.num_graphs
     if found < size:

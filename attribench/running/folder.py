@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..base.arrays import DamagedError
 from ..base.errors import StorageError, UserError
 from ..base.files import read_json, say_damaged, write_json
-from ..plugins.configs import as_dict
+from ..plugins.configs import as_dict, base_name
 from ..plugins.registry import METHODS, TASKS
 from ..storing.cells import is_key
 from ..storing.pieces import Cell
@@ -111,7 +111,7 @@ def known_part(entry: Entry, given: Plan) -> tuple[Plan | None, int]:
     tasks, methods = (_registered(entry.plan.get(kind), kind) for kind in ("tasks", "methods"))
     count = len(entry.keys)
     folders = {getattr(config, "data_dir", "") for config in given.configs().values()} | {""}
-    names = {name.partition("[")[0] for name in (*tasks, *methods)}
+    names = {base_name(name) for name in (*tasks, *methods)}
     options = entry.plan.get("options")
     mine = {name: values for name, values in options.items() if name in names} if isinstance(options, dict) else {}
     try:
@@ -127,7 +127,7 @@ def known_part(entry: Entry, given: Plan) -> tuple[Plan | None, int]:
 def _registered(names: Any, kind: str) -> list[str]:
     registry = set(TASKS if kind == "tasks" else METHODS)
     listed = names if isinstance(names, list) else []
-    return [name for name in listed if isinstance(name, str) and name.partition("[")[0] in registry]
+    return [name for name in listed if isinstance(name, str) and base_name(name) in registry]
 
 
 def _refuse_other_configurations(folder: Path, plan: Plan, other: Plan) -> None:
@@ -148,7 +148,7 @@ def _refuse_other_configurations(folder: Path, plan: Plan, other: Plan) -> None:
 def _decided(plan: Plan, cell: Cell) -> dict[str, Any]:
     configs = plan.configs()
     named = {
-        f"{name.partition('[')[0]}.{option}": value
+        f"{base_name(name)}.{option}": value
         for name in (cell.task, cell.method)
         for option, value in as_dict(configs[name]).items()
     }
@@ -206,7 +206,7 @@ def _with_data(plan: Plan, data_dir: str | None) -> Plan:
             f"expected the folder of data by name; the run of {name} was made with {folder!r}: give it with --data-dir "
             "if you trust it"
         )
-    bases = {name.partition("[")[0] for name in named}
+    bases = {base_name(name) for name in named}
     own = {name: {**plan.options.get(name, {}), "data_dir": data_dir} for name in bases}
     chosen = replace(plan, options={**plan.options, **own})
     kept = [name for name in named if chosen.configs()[name].data_dir != data_dir]

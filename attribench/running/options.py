@@ -10,7 +10,7 @@ from typing import Any
 
 from ..base.errors import UserError
 from ..model.graphs import MAX_EDGES
-from ..plugins.configs import Overrides, merge, read_config, split_names
+from ..plugins.configs import Overrides, base_name, merge, read_config, split_names
 from ..plugins.registry import METHODS, TASKS, load_plugin
 from .plan import MOST_THREADS, VARIED, Plan, select_device
 from .runner import OVERWRITE
@@ -129,8 +129,8 @@ def make_plan(settings: Mapping[str, Any], file: Overrides | None = None, named:
     for name in (*file, *named):
         if name not in [*TASKS, *METHODS, *families]:
             METHODS[name]
-    bases = list(dict.fromkeys(name.partition("[")[0] for name in tasks))
-    used = [*bases, *(name.partition("[")[0] for name in methods)]
+    bases = list(dict.fromkeys(base_name(name) for name in tasks))
+    used = [*bases, *(base_name(name) for name in methods)]
     of_file = {name: values for name, values in _of_tasks(file, bases).items() if name in used}
     first = settings["first_seed"]
     return Plan(

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 
 from ..base.errors import UserError
 from ..model.graphs import MAX_EDGES
-from ..plugins.configs import Overrides, make_config, variant_options
+from ..plugins.configs import Overrides, base_name, make_config, variant_options
 from ..plugins.registry import METHODS, TASKS
 from ..storing.pieces import Cell, Grounds
 
@@ -58,8 +58,8 @@ class Plan:
         count = len(self.tasks) * len(self.methods) * len(self.seeds)
         if count > MOST_CELLS:
             raise UserError(f"expected at most {MOST_CELLS} cells (tasks x methods x seeds); got {count}")
-        named = [name.partition("[")[0] for name in (*self.tasks, *self.methods)]
-        both = {n.partition("[")[0] for n in self.tasks} & {n.partition("[")[0] for n in self.methods}
+        named = [base_name(name) for name in (*self.tasks, *self.methods)]
+        both = {base_name(n) for n in self.tasks} & {base_name(n) for n in self.methods}
         if both:
             raise UserError(
                 f"expected different names for methods and tasks; got {', '.join(both)} as both: rename one"
@@ -77,7 +77,7 @@ class Plan:
         plugins = {**{n: TASKS[n].Config for n in self.tasks}, **{n: METHODS[n].Config for n in self.methods}}
         configs = {}
         for name, kind in plugins.items():
-            base = name.partition("[")[0]
+            base = base_name(name)
             configs[name] = make_config(base, kind, {**self.options.get(base, {}), **variant_options(name)})
         return configs
 

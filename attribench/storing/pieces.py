@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..base.seeds import Seeds
+from ..plugins.configs import base_name
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Cell:
     @property
     def base(self) -> str:
         """The method's name without a variant's options: variants of a method share their random draws."""
-        return self.method.partition("[")[0]
+        return base_name(self.method)
 
     @property
     def seed(self) -> str:

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..base.errors import UserError
 from ..base.files import write_atomically
+from ..plugins.configs import base_name
 
 KEPT = ("comparison", "scores", "tasks")
 END_MARK = "†"
@@ -138,7 +139,7 @@ class Reference:
 
     def tasks(self, run: str, task: str) -> list[str]:
         """Return a task and its variants, in the order of the table."""
-        return [str(name) for name in self.table(run)["task"].unique() if str(name).partition("[")[0] == task]
+        return [str(name) for name in self.table(run)["task"].unique() if base_name(str(name)) == task]
 
     def mean(self, run: str, method: str, figure: str, task: str | None = None) -> float:
         """Return the mean over cells of a figure of the scores."""
@@ -149,7 +150,7 @@ class Reference:
     def variants(self, run: str, method: str) -> list[str]:
         """Return a method and its variants, in the order of the table."""
         names = self.table(run)["method"]
-        return [str(name) for name in names if str(name).partition("[")[0] == method]
+        return [str(name) for name in names if base_name(str(name)) == method]
 
 
 def render_card(study: str, **about: Any) -> str:

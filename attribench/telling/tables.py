@@ -13,6 +13,7 @@ import pandas as pd
 from statsmodels.stats.weightstats import DescrStatsW
 
 from ..base.files import write_atomically
+from ..plugins.configs import base_name
 from ..scoring.figures import CATALOGUE, LAST, Table, entry_of
 from ..scoring.row import Scores
 from ..storing.pieces import Grounds
@@ -189,7 +190,7 @@ class Report:
         if frame.empty:
             return frame
         names = {name: i for i, name in enumerate(sorted({result.cell.base for result in self.results}))}
-        order = frame["method"].map(lambda name: names.get(name.partition("[")[0], len(names)))
+        order = frame["method"].map(lambda name: names.get(base_name(name), len(names)))
         keys = frame.assign(_order=order)[["task", "_order", "method", "data_seed", "model_seed", "fit_seed"]]
         index = np.lexsort([keys[c].to_numpy() for c in reversed(keys.columns)])
         return frame.iloc[index].reset_index(drop=True)
