@@ -209,7 +209,7 @@ def test_a_strangers_scorer_is_one_function(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own_scorers: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("attribench.cli.TABLE_WIDTH", 200)
+    monkeypatch.setattr("attribench.telling.console.TABLE_WIDTH", 200)
     Path("mine.py").write_text(PLUGIN)
     small = "toy.train=200,toy.validation=30,toy.test=30,toy.colours=3,toy.width=16,toy.hidden=32,toy.epochs=15"
     settings = [part for text in small.split(",") for part in ("--set", text)]

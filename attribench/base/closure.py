@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib
 import importlib.util
 import sys
 import sysconfig
@@ -205,9 +206,8 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
 @cache
 def _exports() -> dict[str, str]:
     """Return the module that defines each name of the harness's face."""
-    import attribench
-
-    return attribench._exports()
+    exports: dict[str, str] = importlib.import_module(FACE)._exports()  # by name: it is no import of all of them
+    return exports
 
 
 def _files_beside(tree: ast.AST, path: Path, name: str | None) -> Iterator[Path]:
