@@ -94,7 +94,7 @@ def _perform_and_listen(state: _State, piece: Piece, max_edges: int) -> bool:
         os.dup2(file.fileno(), 2)
         faulthandler.enable(file)
         if state.timeout is not None and isinstance(piece, Cell):
-            faulthandler.dump_traceback_later(0.9 * state.timeout, file=file)
+            faulthandler.dump_traceback_later(0.75 * state.timeout, file=file)  # a busy machine starts late
         try:
             performed = runner.perform(piece, max_edges, wait=False)
         finally:
