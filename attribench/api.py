@@ -118,8 +118,8 @@ def score(
             torch.set_num_threads(plan.threads)
             runner = Runner(plan, CellStore(folder), cache)
             runner.track = Tracker(lambda *report: progress.phase(0, *report))
-            for result in runner.rescore(keys):
-                results.setdefault(result.cell, result)
+            for result in runner.rescore(keys, but=results):
+                results[result.cell] = result
                 progress.overall(f"scoring {result.cell.task} · {result.cell.method}", len(results), total)
             for grounds in plan.grounds():
                 if grounds not in problems:
@@ -154,7 +154,7 @@ class _Tables:
     def add(self, entry: Entry, given: Plan, make: type[Runner], cache: ModelCache) -> None:
         """Add the cells of another run: those that today's code would not make anew."""
         plan, unknown = known_part(entry, given)
-        self._leave_out("whose --plugin or --data-dir this command does not name", unknown)
+        self._leave_out("whose --plugin or --data-dir this command does not name, or whose device is not here", unknown)
         if plan is None:
             return
         runner = make(plan, CellStore(self._folder), cache)
@@ -162,10 +162,11 @@ class _Tables:
         for cell in plan.cells():
             if cell in self._results:
                 continue
-            if runner.has_record(cell):
-                self._results[cell] = runner.load(cell)
-            else:
-                stale += runner.keys[cell] not in entry.keys  # others were never run
+            result = runner.current(cell)
+            if result is not None:
+                self._results[cell] = result
+            else:  # one without a record was never run
+                stale += runner.keys[cell] not in entry.keys or runner.store.record(runner.keys[cell]) is not None
         self._leave_out("which today's code would make anew: run their command again", stale)
         for grounds in plan.grounds():
             if grounds not in self._problems:

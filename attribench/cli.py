@@ -149,7 +149,7 @@ def _tell(ending: Ending, folder: Path) -> int:
         print_comparison(ending.report, console())
         sys.stdout.flush()
     for why, count in ending.left_out.items():
-        say(f"{count} cells of {folder} are left out, {why}")
+        say(f"left out of {folder}: {count} cell{'s' * (count > 1)} {why}")
     for task, reason in ending.refused.items():
         say(f"error: {task}: {reason}")
     return EXIT_BAD_INPUT if ending.refused else 0 if ending.well else 1

@@ -21,7 +21,10 @@ from attribench.base.reading import files_read, refuse_undeclared, unwatched
 from attribench.cli import main
 from attribench.explaining.job import Job
 from attribench.plugins.configs import make_config
+from attribench.plugins.registry import load_plugin
 from attribench.plugins.task import build_problem, without_cache
+from attribench.running.keys import score_key
+from attribench.scoring import scorers
 from attribench.scoring.judge import score_method
 
 SEEDS = Seeds("toy", "graphmask", 0, 0, 0)
@@ -338,3 +341,18 @@ def test_the_face_gives_what_it_says_whatever_was_imported_before() -> None:
     assert set(exports) <= set(dir(attribench))
     with pytest.raises(ImportError, match="nothing_of_this_name"):
         from attribench import nothing_of_this_name  # noqa: F401
+
+
+def test_what_a_scorer_reads_at_import_decides_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorers, "_SCORERS", dict(scorers._SCORERS))
+    (tmp_path / "weight.txt").write_text("1")
+    text = "from pathlib import Path\nfrom attribench import scorer\n"
+    text += "WEIGHT = float((Path(__file__).parent / 'weight.txt').read_text())\n"
+    text += "@scorer('weighed')\ndef weighed(view):\n    return {'weighed': WEIGHT}\n"
+    (tmp_path / "weigh.py").write_text(text)
+    alone = score_key("0" * 32)
+    load_plugin(str(tmp_path / "weigh.py"))
+    before = score_key("0" * 32)
+    assert before == score_key("0" * 32) != alone
+    (tmp_path / "weight.txt").write_text("2")
+    assert score_key("0" * 32) != before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,11 +116,24 @@ def test_cells_of_a_plugin_that_is_not_named_or_was_edited_are_left_out_and_coun
     closure._read.cache_clear()
     code, err = run(*start, "--methods", "erasure-greedy", "--plugin", "mine.py")
     assert code == 0
-    assert "1 cells of a are left out, which today's code would make anew: run their command again" in err
+    assert "left out of a: 1 cell which today's code would make anew: run their command again" in err
     assert methods("a") == {"erasure-greedy"}
     METHODS._entries.pop("mine")
     code, err = run(*start, "--methods", "erasure-greedy")
-    assert "1 cells of a are left out, whose --plugin or --data-dir this command does not name" in err
+    assert "left out of a: 1 cell whose --plugin or --data-dir this command does not name, or whose device" in err
+
+
+def test_cells_whose_scores_are_of_other_code_are_left_out_and_not_called_failed(run: Run) -> None:
+    start = ["--task", "toy", *SMALL, "--out", "a"]
+    assert run(*start, "--methods", "erasure-greedy")[0] == 0
+    for scores in Path("a/cells").glob("[!p]*/scores"):
+        shutil.rmtree(scores)
+    code, err = run(*start, "--methods", "integrated-gradients")
+    assert code == 0
+    assert "left out of a: 1 cell which today's code would make anew: run their command again" in err
+    assert methods("a") == {"integrated-gradients"}
+    assert run(*start, "--methods", "erasure-greedy")[0] == 0
+    assert methods("a") == {"integrated-gradients", "erasure-greedy"}
 
 
 def test_a_folder_of_an_earlier_version_is_refused_in_a_line(run: Run) -> None:

@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from ..base.closure import modules_reached, plugin_modules
+from ..base.closure import modules_reached
 from ..base.errors import UserError, raised_at
 from ..base.reading import files_read
 from ..base.seeds import derive
@@ -107,9 +107,9 @@ _READ: dict[str, set[str]] = {}
 """The files that were read while a plugin's module was imported; what is in them decides results as code does."""
 
 
-def read_while_imported(plugin: type[Method | Task]) -> dict[str, Path]:
-    """Return the files that were read while the modules were imported that a class's code reaches."""
-    paths = (path for module in modules_reached(*plugin_modules(plugin)) for path in _READ.get(module, ()))
+def read_while_imported(*modules: str) -> dict[str, Path]:
+    """Return the files that were read while these modules, and those that they reach, were imported."""
+    paths = (path for module in modules_reached(*modules) for path in _READ.get(module, ()))
     return {path: Path(path) for path in sorted(paths)}
 
 

@@ -121,7 +121,7 @@ def known_part(entry: Entry, given: Plan) -> tuple[Plan | None, int]:
             return None, count
     except (UserError, ValidationError, TypeError):
         return None, count
-    return plan, count - len(plan.cells())
+    return plan, max(0, count - len(plan.cells()))
 
 
 def _registered(names: Any, kind: str) -> list[str]:

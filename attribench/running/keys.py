@@ -96,12 +96,18 @@ class Keys:
         if name not in self._data:
             config = self._configs[name]
             declared: Mapping[str, Path] = kind(config).sources() if issubclass(kind, Task) else kind.sources(config)
-            read = sorted(checksums(read_while_imported(kind)).values())
-            named = {"read while imported": " ".join(read)} if read else {}
-            self._data[name] = {**checksums(declared), **named}
+            self._data[name] = {**checksums(declared), **_read(*plugin_modules(kind))}
         return self._data[name]
 
 
 def score_key(key: str) -> str:
     """Return the key of what is scored for the record of a ``key``."""
-    return digest({"code": code_digest("attribench.scoring.judge", *scorer_modules()), "attributions": key})
+    own = scorer_modules()
+    code = code_digest("attribench.scoring.judge", *own)
+    return digest({"code": code, "data": _read(*own), "attributions": key})
+
+
+def _read(*modules: str) -> dict[str, str]:
+    """Return the checksums of what modules read while they were imported, by content: files have no name there."""
+    read = sorted(checksums(read_while_imported(*modules)).values())
+    return {"read while imported": " ".join(read)} if read else {}

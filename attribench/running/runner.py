@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,7 +75,7 @@ class Runner:
         self.device = torch.device(plan.device)
         self.problems = Problems(plan, self.keys, cache, lambda *given, **named: self.track(*given, **named))
         self._finished: dict[Cell, Result] = {}
-        self._grounds: dict[Grounds, StoredScores] = {}
+        self._last: tuple[Grounds, StoredScores] | None = None  # of one problem: there may be thousands
 
     def problem(self, grounds: Grounds) -> Problem:
         """Return a problem, built or as built last."""
@@ -129,7 +129,7 @@ class Runner:
         return True
 
     def end(self, piece: Piece, status: str, reason: str, log: str = "") -> None:
-        """Record how an piece ended that could not record it itself."""
+        """Record how a piece ended that could not record it itself."""
         key = self.keys[piece]
         with self.store.lock(key):
             if isinstance(piece, Cell):
@@ -137,9 +137,13 @@ class Runner:
             else:
                 self.store.save_scores(key, score_key(key), StoredScores(status=status, reason=reason, log=log))
 
-    def has_record(self, cell: Cell) -> bool:
-        """Say whether there is a record of a cell."""
-        return self.store.record(self.keys[cell]) is not None
+    def current(self, cell: Cell) -> Result | None:
+        """Return what is stored for a cell; None where today's code would run or score it anew."""
+        key = self.keys[cell]
+        record = self.store.record(key)
+        if record is None or (record.status in SCORED and self.store.scores(key, score_key(key)) is None):
+            return None
+        return self.load(cell)
 
     def load(self, cell: Cell) -> Result:
         """Return what is stored for a cell."""
@@ -158,20 +162,22 @@ class Runner:
 
     def load_grounds(self, grounds: Grounds) -> StoredScores | None:
         """Return what is stored for a problem."""
-        if grounds not in self._grounds:
+        if self._last is None or self._last[0] != grounds:
             key = self.keys[grounds]
             stored = self.store.scores(key, score_key(key))
             if stored is None or stored.status != "ok":  # another process may write better ones
                 return stored
-            self._grounds[grounds] = stored
-        return self._grounds[grounds]
+            self._last = (grounds, stored)
+        return self._last[1]
 
-    def rescore(self, keys: Sequence[str]) -> Iterator[Result]:
+    def rescore(self, keys: Sequence[str], but: Container[Cell] = ()) -> Iterator[Result]:
         """Yield the results of the plan's cells from the records ``keys``, scored anew; no method is run.
 
-        Cells without a record, of an interrupted run, are left out.
+        Cells without a record, of an interrupted run, are left out, and so are those of ``but``.
         """
         for cell, key in zip(self.plan.cells(), keys, strict=True):
+            if cell in but:
+                continue
             with self.store.lock(key):
                 record = self.store.record(key)
                 if record is None:
@@ -201,8 +207,8 @@ class Runner:
                 self.store.save_problem(key, stored_problem(judge.problem, grounds, logits))
                 return StoredScores(rows, figures=figures, ablations=ablations, findings=found)
 
-        self._grounds.pop(grounds, None)
         self.store.save_scores(key, score_key(key), _scored(score, max_edges))
+        self._last = None  # it was read to build the problem
 
     def _perform_cell(self, cell: Cell, key: str, max_edges: int) -> None:
         record = self.store.record(key)
