@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attribench.model.graphs import MAX_EDGES, GraphBatch
 from attribench.model.output import GraphClassification
-from attribench.plugins.masks import top_share
+from attribench.plugins.masks import top_shares
 from attribench.scoring.curves import (
     DROPPED,
     GRID,
@@ -22,7 +22,6 @@ from attribench.scoring.curves import (
     sparsity_curve,
     thinned,
     thinned_masks,
-    top_shares,
 )
 from attribench.scoring.passes import Effects, effects, masked_passes
 
@@ -211,23 +210,15 @@ def test_sparsity_curve_by_hand() -> None:
     assert found.effects.metric.tolist() == [0] + [1] * 10 + [0.5] * 10
 
 
-def test_sparsity_curve_keeps_what_top_share_keeps() -> None:
+def test_sparsity_curve_keeps_the_top_shares() -> None:
     graphs, values = random_weights([7, 1, 0, 10], 3), torch.ones(3, 18)  # nothing but ties
     found = curve(graphs, values, torch.ones(4, dtype=torch.long))
     for s, share in enumerate(GRID):
-        mask = top_share(values, graphs, share)
+        (mask,) = top_shares(values, graphs, [share])
         logits = graphs.sum_per_graph((mask * graphs["weight"].T).sum(0))
         whole = graphs.sum_per_graph(graphs["weight"].sum(1))
         expected = [coin(a, b) for a, b in zip(whole.tolist(), logits.tolist(), strict=True)]
         assert found.effects.divergence[s].tolist() == pytest.approx(expected, abs=1e-9)
-
-
-def test_top_shares_are_those_of_the_harness() -> None:
-    graphs = bare_batch([7, 1, 0, 10, 3])
-    values = (torch.randn(3, 21, generator=torch.Generator().manual_seed(0)) * 2).round().abs()  # many ties
-    shares = (*GRID, 0.01, 1 / 3, 0.999)
-    for share, mask in zip(shares, top_shares(values, graphs, shares), strict=True):
-        assert torch.equal(mask, top_share(values, graphs, share))
 
 
 def test_sparsity_curve_makes_a_pass_for_every_share_below_one() -> None:

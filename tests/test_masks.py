@@ -9,7 +9,7 @@ from helpers import bare_batch
 from torch import Tensor
 
 from attribench.model.graphs import GraphBatch
-from attribench.plugins.masks import THRESHOLDS, normalise, random_like, thin, threshold, top_share
+from attribench.plugins.masks import THRESHOLDS, normalise, random_like, thin, threshold, top_shares
 from attribench.plugins.method import Attribution
 
 COUNTS = [7, 1, 0, 10, 3]
@@ -18,6 +18,10 @@ EDGES = sum(COUNTS)
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def top_share(values: Tensor, graphs: GraphBatch, share: float) -> Tensor:
+    return top_shares(values, graphs, [share])[0]
 
 
 def ranges(graphs: GraphBatch) -> list[slice]:
@@ -134,3 +138,14 @@ def test_thinned_masks_are_nested_and_keep_their_share() -> None:
     index = torch.tensor([30, 7])
     edges = graphs.edges_of(index)
     assert torch.equal(thin(mask[:, edges], graphs.select(index), 0.5, 3), thinned[0.5][:, edges])
+
+
+def test_shares_of_one_call_are_those_of_each_alone_and_lie_in_each_other() -> None:
+    graphs, shares = bare_batch([7, 1, 0, 10, 3]), (0.0, 0.01, 1 / 3, 0.5, 0.999, 1.0)
+    values = (random(3, 21) * 4).round()  # many ties
+    masks = top_shares(values, graphs, shares)
+    for share, mask in zip(shares, masks, strict=True):
+        assert torch.equal(mask, top_share(values, graphs, share))
+        kept = graphs.sum_per_graph(mask.long().sum(0)).tolist()
+        assert kept == [math.ceil(share * 3 * edges - 1e-9) for edges in (7, 1, 0, 10, 3)]
+    assert all(not bool((smaller & ~larger).any()) for smaller, larger in pairwise(masks))

@@ -1,5 +1,7 @@
 """From scores to masks: normalisation, thresholds, fixed shares, matched random masks. All per graph, all batched."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,8 +39,8 @@ def rank_within(keys: list[Tensor], groups: Tensor) -> Tensor:
     return position - (counts.cumsum(0) - counts)[groups]
 
 
-def top_share(values: Tensor, graphs: GraphBatch, share: float) -> Tensor:
-    """Return the mask of each graph's largest ``ceil(share * L * E_g)`` values ``(L, E)``.
+def top_shares(values: Tensor, graphs: GraphBatch, shares: Sequence[float]) -> list[Tensor]:
+    """Return the masks of each graph's largest ``ceil(share * L * E_g)`` values ``(L, E)``, one for every share.
 
     Ties are broken by a hash of graph, layer and edge: deterministic, the same in every batch and order, and without a
     preference for edges that were stored first.
@@ -47,8 +49,9 @@ def top_share(values: Tensor, graphs: GraphBatch, share: float) -> Tensor:
     groups = graphs.edge_graph.repeat(num_layers)
     hashes = EdgeNoise(graphs, num_layers, derive("ties")).rank().flatten()
     rank = rank_within([-values.flatten(), hashes], groups)
-    counts = (share * num_layers * graphs.num_edges_per_graph.double() - 1e-9).ceil().long()
-    return (rank < counts[groups]).view_as(values)
+    edges = graphs.num_edges_per_graph.double()
+    counts = [(share * num_layers * edges - 1e-9).ceil().long() for share in shares]
+    return [(rank < count[groups]).view_as(values) for count in counts]
 
 
 def random_like(mask: Tensor, graphs: GraphBatch, seed: int) -> Tensor:

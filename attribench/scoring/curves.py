@@ -12,9 +12,8 @@ from ..base.seeds import derive
 from ..model.baseline import Baseline
 from ..model.gates import Stream
 from ..model.graphs import GraphBatch
-from ..model.noise import EdgeNoise
 from ..model.output import Output
-from ..plugins.masks import random_like, rank_within, thin, threshold
+from ..plugins.masks import random_like, thin, threshold, top_shares
 from .passes import Effects, effects
 
 DROPPED = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -133,16 +132,6 @@ def area(curve: Tensor, shares: Sequence[float]) -> Tensor:
     return torch.trapezoid(curve, torch.tensor(shares, dtype=curve.dtype, device=curve.device), dim=0)
 
 
-def top_shares(values: Tensor, graphs: GraphBatch, shares: Sequence[float]) -> list[Tensor]:
-    """Return what :func:`.top_share` returns for each of S shares, ``(L, E)`` bool, from one sort where it needs S."""
-    groups = graphs.edge_graph.repeat(len(values))
-    hashes = EdgeNoise(graphs, len(values), derive("ties")).rank().flatten()
-    rank = rank_within([-values.flatten(), hashes], groups)
-    messages = len(values) * graphs.num_edges_per_graph.double()
-    counts = [(share * messages - 1e-9).ceil().long() for share in shares]
-    return [(rank < count[groups]).view_as(values) for count in counts]
-
-
 def sparsity_curve(
     stream: Stream,
     output: Output,
@@ -154,7 +143,7 @@ def sparsity_curve(
     """Return the curve of fidelity over sparsity, in one masked pass for every share below 1: 20 on the grid.
 
     Of each graph the ``ceil(s L E_g)`` messages that are scored highest over all layers are kept; ties are the
-    harness's (:func:`top_shares`). A graph's curve is drawn over s itself, not over the share after rounding up, so
+    harness's (:func:`.top_shares`). A graph's curve is drawn over s itself, not over the share after rounding up, so
     that graphs of all sizes have the same abscissa.
 
     Args:

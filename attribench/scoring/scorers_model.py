@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from ..base.seeds import derive
-from ..plugins.masks import normalise, thin, top_share
+from ..plugins.masks import normalise, thin, top_shares
 from .scorers import NO_GOLD, RANDOMISED, Made, Value, View, scorer
 
 SHARES = (0.1, 0.2, 0.3, 0.5)
@@ -54,8 +54,7 @@ def at_equal_sparsity(view: View) -> Mapping[str, Value]:
     """Score prediction and D* with the same share of every graph's messages retained, the highest scores."""
     output, before, graphs = view.output, view.recording.logits, view.graphs
     figures: dict[str, Value] = {}
-    for share in SHARES:
-        top = top_share(view.values, graphs, share)
+    for share, top in zip(SHARES, top_shares(view.values, graphs, SHARES), strict=True):
         for which, baselines in zip(BOTH, (view.baselines, None), strict=True):
             logits = view.masked(top, baselines)
             unchanged = output.unchanged(before, logits, graphs).double().mean()
