@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .base.errors import Infeasible as Infeasible
     from .base.errors import Skipped as Skipped
     from .base.errors import UserError as UserError
-    from .base.seeds import Seeds as Seeds
     from .base.seeds import derive as derive
     from .base.seeds import generator as generator
     from .model.baseline import Baseline as Baseline

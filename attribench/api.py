@@ -13,19 +13,20 @@ from typing import Any
 import torch
 
 from .base.files import remove_old_drafts
+from .base.pieces import Cell, ProblemSpec
 from .base.progress import Progress, Tracker
 from .plugins.configs import as_dict
 from .plugins.registry import TASKS
 from .running.folder import NAME, Entry, add_run, known_part, read_plans
+from .running.here import perform_here
+from .running.options import RunOptions
 from .running.plan import Plan, select_device
 from .running.pool import Workers, default_jobs
 from .running.provenance import provenance
 from .running.results import problem_result
 from .running.runner import REFUSED, Runner
-from .running.schedule import perform_here
 from .storing.cells import CellStore
 from .storing.models import ModelCache
-from .storing.pieces import Cell, Grounds
 from .storing.records import About, ProblemResult, Result, StoredScores
 from .telling.tables import Report
 
@@ -53,22 +54,22 @@ class Ending:
     planned: int = 0
 
 
-def run(plan: Plan, folder: Path, settings: Mapping[str, Any], progress: Progress) -> Ending:
+def run(plan: Plan, folder: Path, options: RunOptions, progress: Progress) -> Ending:
     """Run a plan in a results folder and write its tables.
 
     Args:
         plan: what to run.
         folder: results folder.
-        settings: as :func:`~attribench.running.options.run_settings` gives them.
+        options: of the run.
         progress: where to show it.
 
     Raises:
         UserError: where the folder has cells of the plan under another configuration.
     """
     torch.set_num_threads(plan.threads)
-    jobs = default_jobs(plan) if settings["jobs"] is None else settings["jobs"]
-    cache = ModelCache(Path(settings["cache_dir"]) if settings["cache_dir"] else None)
-    runner = Runner(plan, CellStore(folder), cache, settings["overwrite"])
+    jobs = default_jobs(plan) if options.jobs is None else options.jobs
+    cache = ModelCache(Path(options.cache_dir) if options.cache_dir else None)
+    runner = Runner(plan, CellStore(folder), cache, options.overwrite)
     configuration = {name: as_dict(config) for name, config in runner.configs.items()}
     extra = {"jobs": jobs, **provenance(plan.device), "configuration": configuration}
     keys = [runner.keys[cell] for cell in plan.cells()]
@@ -76,7 +77,7 @@ def run(plan: Plan, folder: Path, settings: Mapping[str, Any], progress: Progres
     remove_old_drafts(folder, cache.folder)
     done: dict[Cell, None] = {}
     with progress:
-        workers = Workers(runner, jobs, settings["cell_timeout"], settings["overwrite"])
+        workers = Workers(runner, jobs, options.cell_timeout, options.overwrite)
         try:
             for cell in workers.perform(progress) if jobs else perform_here(runner, progress):
                 done[cell] = None
@@ -84,16 +85,14 @@ def run(plan: Plan, folder: Path, settings: Mapping[str, Any], progress: Progres
             pass  # what is done is kept and told
     planned = plan.cells()
     results = [runner.load(cell) for cell in planned if cell in done]
-    problems = {grounds: runner.load_grounds(grounds) for grounds in plan.grounds()}
+    problems = {spec: runner.load_problem(spec) for spec in plan.problems()}
     tables = _Tables(folder, results, problems, about(plan))
     for entry in reversed(others):
         tables.add(entry, plan, Runner, cache)
     return tables.ending(results, problems, len(done), len(planned))
 
 
-def score(
-    folder: Path, plugins: list[str], data_dir: Path | None, cache_dir: Path | None, progress: Progress
-) -> Ending:
+def score(folder: Path, plugins: list[str], data_dir: str | None, cache_dir: str | None, progress: Progress) -> Ending:
     """Score the stored attributions of a results folder again, without running a method, and write its tables.
 
     Args:
@@ -106,12 +105,12 @@ def score(
     Raises:
         UserError: when it is no results folder.
     """
-    plans = read_plans(folder / NAME, plugins, None if data_dir is None else str(data_dir))
+    plans = read_plans(folder / NAME, plugins, data_dir)
     for plan, _ in plans:
         select_device(plan.device)
-    cache, total = ModelCache(cache_dir), sum(len(keys) for _, keys in plans)
+    cache, total = ModelCache(Path(cache_dir) if cache_dir else None), sum(len(keys) for _, keys in plans)
     results: dict[Cell, Result] = {}
-    problems: dict[Grounds, StoredScores | None] = {}
+    problems: dict[ProblemSpec, StoredScores | None] = {}
     said: dict[str, About] = {}
     with progress:
         for plan, keys in plans:
@@ -121,9 +120,9 @@ def score(
             for result in runner.rescore(keys, but=results):
                 results[result.cell] = result
                 progress.overall(f"scoring {result.cell.task} · {result.cell.method}", len(results), total)
-            for grounds in plan.grounds():
-                if grounds not in problems:
-                    problems[grounds] = runner.rescore_grounds(grounds)
+            for spec in plan.problems():
+                if spec not in problems:
+                    problems[spec] = runner.rescore_problem(spec)
             said = {**about(plan), **said}
     tables = _Tables(folder, list(results.values()), problems, said)
     return tables.ending(list(results.values()), problems, len(results), total)
@@ -142,7 +141,7 @@ class _Tables:
         self,
         folder: Path,
         results: Sequence[Result],
-        problems: Mapping[Grounds, StoredScores | None],
+        problems: Mapping[ProblemSpec, StoredScores | None],
         said: Mapping[str, About],
     ) -> None:
         self._folder = folder
@@ -168,9 +167,9 @@ class _Tables:
             else:  # one without a record was never run
                 stale += runner.keys[cell] not in entry.keys or runner.store.record(runner.keys[cell]) is not None
         self._leave_out("which today's code would make anew: run their command again", stale)
-        for grounds in plan.grounds():
-            if grounds not in self._problems:
-                self._problems[grounds] = runner.load_grounds(grounds)
+        for spec in plan.problems():
+            if spec not in self._problems:
+                self._problems[spec] = runner.load_problem(spec)
         self._about = {**about(plan), **self._about}
 
     def _leave_out(self, why: str, count: int) -> None:
@@ -180,15 +179,15 @@ class _Tables:
     def ending(
         self,
         results: Iterable[Result],
-        problems: Mapping[Grounds, StoredScores | None],
+        problems: Mapping[ProblemSpec, StoredScores | None],
         done: int,
         planned: int,
     ) -> Ending:
         """Write the tables, and return how a command ended."""
         ordered = sorted(self._results.values(), key=lambda result: _place(result.cell))
         told: list[ProblemResult] = [
-            problem_result(grounds, stored)
-            for grounds, stored in sorted(self._problems.items(), key=lambda pair: (pair[0].task, *pair[0].seeds))
+            problem_result(spec, stored)
+            for spec, stored in sorted(self._problems.items(), key=lambda pair: (pair[0].task, *pair[0].seeds))
             if stored is not None and stored.status == "ok"
         ]
         report = Report(ordered, told, self._about)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from .base.errors import UserError
+from .running.options import RunOptions, run_options
 from .telling.console import console, say
 
 if TYPE_CHECKING:
@@ -25,22 +26,22 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-Plugins = Annotated[
-    list[str] | None, typer.Option("--plugin", help="Python file or module with further methods or tasks. Repeatable.")
-]
-CacheDir = Annotated[
-    Path | None, typer.Option(help="Folder of trained models.  [default: the platform's user cache folder]")
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:i.  [default: auto]")]
-Threads = Annotated[int | None, typer.Option(min=1, help="PyTorch threads, the same for every cell.  [default: 1]")]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Worker processes; results are the same for any number. 0: in this process, where debuggers work.  "
-        "[default: one per free core, one on a GPU]",
-    ),
-]
+
+def _option(name: str, *flags: str) -> Any:
+    """Return the command line's option of a run's: its meaning and default are told in one place."""
+    known = RunOptions.model_fields[name]
+    default = ", ".join(known.default) if isinstance(known.default, list) else known.default
+    told = f"  [default: {default}]" if default or default == 0 else ""
+    return typer.Option(*flags, help=f"{known.description}{told}")
+
+
+Methods = Annotated[list[str] | None, _option("methods")]
+Plugins = Annotated[list[str] | None, _option("plugin")]
+CacheDir = Annotated[str | None, _option("cache_dir")]
+DataDir = Annotated[str | None, _option("data_dir")]
+Device = Annotated[str | None, _option("device")]
+Threads = Annotated[int | None, _option("threads")]
+Jobs = Annotated[int | None, _option("jobs")]
 EXIT_BAD_INPUT = 2
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]  # click's, which typer may bring along under a name of its own
 EXIT_INTERRUPTED = 130
@@ -48,16 +49,11 @@ EXIT_INTERRUPTED = 130
 
 @app.command()
 def run(
-    methods: Annotated[
-        list[str] | None, typer.Option(help="Names, comma-separated or repeated, or 'all'.  [default: all]")
-    ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="As for --methods.  [default: toy]")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.  [default: 1]")] = None,
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(help="What varies with the seed, of data, model and fit, comma-separated.  [default: all three]"),
-    ] = None,
-    first_seed: Annotated[int | None, typer.Option(min=0, help="The first of them.  [default: 0]")] = None,
+    methods: Methods = None,
+    task: Annotated[list[str] | None, _option("task")] = None,
+    seeds: Annotated[int | None, _option("seeds")] = None,
+    vary: Annotated[list[str] | None, _option("vary")] = None,
+    first_seed: Annotated[int | None, _option("first_seed")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="PLUGIN.OPTION=VALUE, such as toy.colours=8. Repeatable; `list` names the options."),
@@ -65,37 +61,15 @@ def run(
     config: Annotated[
         Path | None, typer.Option(help="TOML file: a table [run] with these options, and one per task or method.")
     ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder of licensed data, for tasks that can read it in place of what they bring."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Results folder.  [default: results/TASKS]")] = None,
+    data_dir: DataDir = None,
+    out: Annotated[str | None, _option("out")] = None,
     device: Device = None,
     threads: Threads = None,
     jobs: Jobs = None,
-    cell_timeout: Annotated[
-        float | None,
-        typer.Option(help="Seconds a cell may take; training the model is not part of it.  [default: no limit]"),
-    ] = None,
-    max_edges: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Edges that one pass holds at most; larger batches are split, and scores differ by rounding alone.  "
-            "[default: 100000]",
-        ),
-    ] = None,
-    overwrite: Annotated[
-        str | None,
-        typer.Option(
-            help="Which cells of the folder to run again: failed (also timeout and out-of-memory), never, always.  "
-            "[default: failed]"
-        ),
-    ] = None,
-    randomised_graphs: Annotated[
-        int | None,
-        typer.Option(min=0, help="Test graphs explained for shuffled weights, too; 0 for none.  [default: 100]"),
-    ] = None,
+    cell_timeout: Annotated[float | None, _option("cell_timeout")] = None,
+    max_edges: Annotated[int | None, _option("max_edges")] = None,
+    overwrite: Annotated[str | None, _option("overwrite")] = None,
+    randomised_graphs: Annotated[int | None, _option("randomised_graphs")] = None,
     cache_dir: CacheDir = None,
     plugin: Plugins = None,
 ) -> None:
@@ -112,27 +86,28 @@ def run(
 
     if jobs != 0:
         warm_up()  # before the imports below: the fork server imports beside them
-    from .plugins.configs import base_name, parse_overrides, read_config
-    from .running.options import make_plan, run_settings
+    from .base.names import base_name
+    from .plugins.configs import parse_overrides, read_config
+    from .running.planning import make_plan
 
     file = read_config(config) if config else {}
-    settings = run_settings(
+    options = run_options(
         file.pop("run", {}),
         methods=methods, task=task, seeds=seeds, vary=vary, first_seed=first_seed, data_dir=data_dir, out=out,
         device=device, threads=threads, jobs=jobs, cell_timeout=cell_timeout, max_edges=max_edges, overwrite=overwrite,
         randomised_graphs=randomised_graphs, cache_dir=cache_dir, plugin=plugin,
     )  # fmt: skip
-    plan = make_plan(settings, file, parse_overrides(set_ or []))
-    folder = Path(settings["out"] or Path("results") / "+".join(base_name(name) for name in plan.tasks))
-    raise typer.Exit(_execute(plan, folder, settings))
+    plan = make_plan(options, file, parse_overrides(set_ or []))
+    folder = Path(options.out or Path("results") / "+".join(base_name(name) for name in plan.tasks))
+    raise typer.Exit(_execute(plan, folder, options))
 
 
-def _execute(plan: Plan, folder: Path, settings: dict[str, Any]) -> int:
+def _execute(plan: Plan, folder: Path, options: RunOptions) -> int:
     """Run a plan and tell what came of it; return the exit code."""
     from . import api
     from .base.progress import Progress
 
-    ending = api.run(plan, folder, settings, Progress(Console(stderr=True)))
+    ending = api.run(plan, folder, options, Progress(Console(stderr=True)))
     code = _tell(ending, folder)
     if ending.done < ending.planned:
         say(f"interrupted after {ending.done} of {ending.planned} cells; they are kept: run the same command again")
@@ -168,14 +143,14 @@ def study(
 
     Example: `python -m attribench study tasks/toy_study.toml --out results/reference/toy`
     """
-    from .running.options import make_plan, read_study, run_settings
+    from .running.planning import make_plan, read_study
     from .telling.cards import keep_views
 
     codes = []
     for name, table in read_study(file).items():
         folder = work / file.stem / name
-        settings = run_settings({**table, "out": str(folder)}, device=device, jobs=jobs, cache_dir=cache_dir)
-        codes.append(_execute(make_plan(settings), folder, settings))
+        options = run_options({**table, "out": str(folder)}, device=device, jobs=jobs, cache_dir=cache_dir)
+        codes.append(_execute(make_plan(options), folder, options))
         keep_views(folder, out / name)
     raise typer.Exit(max(codes, default=0))
 
@@ -183,7 +158,7 @@ def study(
 @app.command()
 def score(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A results folder that `run` wrote.")],
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of data, where the run was of one.")] = None,
+    data_dir: DataDir = None,
     cache_dir: CacheDir = None,
     plugin: Plugins = None,
 ) -> None:
@@ -259,7 +234,7 @@ def check(
 
 @app.command()
 def bench(
-    methods: Annotated[list[str] | None, typer.Option(help="As for `run`.  [default: all]")] = None,
+    methods: Methods = None,
     task: Annotated[str, typer.Option(help="The task whose graphs are explained.")] = "toy",
     graphs: Annotated[int, typer.Option(min=10, help="How many are explained at once.")] = 500,
     device: Device = None,
@@ -274,11 +249,12 @@ def bench(
     from .running.bench import run_bench
     from .running.plan import select_device
 
-    torch.set_num_threads(threads or 1)
-    for source in plugin or []:
+    options = run_options({}, methods=methods, device=device, threads=threads, plugin=plugin)
+    torch.set_num_threads(options.threads)
+    for source in options.plugin:
         load_plugin(source)
-    names, (name,) = METHODS.resolve(methods or ["all"]), TASKS.resolve([task])
-    run_bench(torch.device(select_device(device or "auto")), name, names, graphs, out, console())
+    names, (name,) = METHODS.resolve(options.methods), TASKS.resolve([task])
+    run_bench(torch.device(select_device(options.device)), name, names, graphs, out, console())
 
 
 def main() -> None:

@@ -9,8 +9,9 @@ from helpers import bare_batch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
 
+from attribench.base.limits import MAX_EDGES
 from attribench.model.gates import Gates, Stream
-from attribench.model.graphs import MAX_EDGES, GraphBatch
+from attribench.model.graphs import GraphBatch
 from attribench.model.model import GraphModel
 
 

@@ -232,10 +232,10 @@ def test_options_from_a_file_with_the_command_line_on_top(cli: Cli, tmp_path: Pa
     ("arguments", "words"),
     [
         (["run", "--methods", "grafmask"], ["expected a method among", "got 'grafmask'", "Did you mean 'graphmask'"]),
-        (["run", "--seeds", "0"], ["'--seeds'", "greater than or equal to 1"]),
+        (["run", "--seeds", "0"], ["run.seeds", "greater than or equal to 1", "got 0"]),
         (["run", "--bogus"], ["--bogus"]),
         (["score"], ["RUN"]),
-        (["run", "--config", "listed.toml"], ["expected a list for methods in [run]", "[3]"]),
+        (["run", "--config", "listed.toml"], ["run.methods.0", "valid string", "got 3"]),
         (["run", "--plugin", "leaves.py"], ["expected an importable plugin", "SystemExit"]),
         (["run", "--methods", "gnnexplainer[steps=3"], ["expected a variant such as", "close the bracket"]),
         (["run", "--methods", "gnnexplainer[steps=0]"], ["gnnexplainer.steps", "greater than or equal to 1"]),

@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 import torch
 
-from attribench import METHODS, TASKS, Seeds, TaskSeeds, UserError, Workshop
+from attribench import METHODS, TASKS, TaskSeeds, UserError, Workshop
 from attribench.base.closure import code_digest, modules_reached, plugin_modules
+from attribench.base.pieces import Cell
 from attribench.base.reading import files_read, refuse_undeclared, unwatched
 from attribench.cli import main
 from attribench.explaining.job import Job
@@ -27,7 +28,7 @@ from attribench.running.keys import score_key
 from attribench.scoring import scorers
 from attribench.scoring.judge import score_method
 
-SEEDS = Seeds("toy", "graphmask", 0, 0, 0)
+CELL = Cell("toy", "graphmask", 0, 0, 0)
 
 
 @pytest.fixture
@@ -190,10 +191,10 @@ def test_the_code_that_runs_is_the_code_that_the_keys_are_of(method: str) -> Non
     built, ran = executed(lambda: build_problem(task(config), TaskSeeds(0, 0), workshop))
     assert ran - ASIDE <= of_model
     quick = make_config(method, kind.Config, kind.quick)
-    outcome, ran = executed(Job(kind, quick, SEEDS, built, 100_000, 5).run)
+    outcome, ran = executed(Job(kind, quick, CELL, built, 100_000, 5).run)
     assert outcome.status == "ok"
     assert ran - ASIDE <= of_attribution
-    rows, ran = executed(lambda: score_method(method, built, outcome.attributions, {}, SEEDS, 100_000))
+    rows, ran = executed(lambda: score_method(CELL, built, outcome.attributions, {}, 100_000))
     assert rows[0].figures["f1"] is not None
     assert ran - ASIDE <= of_score
 

@@ -8,7 +8,8 @@ from additive_helpers import Additive, random_weights, streaming, weighted_batch
 from helpers import bare_batch
 from torch import Tensor
 
-from attribench.model.graphs import MAX_EDGES, GraphBatch
+from attribench.base.limits import MAX_EDGES
+from attribench.model.graphs import GraphBatch
 from attribench.model.output import GraphClassification
 from attribench.plugins.masks import top_shares
 from attribench.scoring.curves import (

@@ -16,7 +16,8 @@ from torch_geometric.explain.metric import fidelity as pyg_fidelity
 from torch_geometric.explain.metric import unfaithfulness as pyg_unfaithfulness
 from torch_geometric.nn import GCNConv, GraphConv
 
-from attribench.model.graphs import MAX_EDGES, GraphBatch
+from attribench.base.limits import MAX_EDGES
+from attribench.model.graphs import GraphBatch
 from attribench.model.model import AsPyG, GraphModel, PyGModel
 from attribench.model.output import GraphClassification, NodeClassification, Output
 from attribench.model.output_binary import BinaryClassification

@@ -20,6 +20,7 @@ from attribench import TASKS, Extras, NodeClassification, Problem, PyGModel, Spl
 from attribench.base.arrays import read_arrays, write_arrays
 from attribench.base.closure import modules_reached, plugin_modules
 from attribench.base.files import digest, dump_checked
+from attribench.base.pieces import Cell, ProblemSpec
 from attribench.examining.layers import layer_names
 from attribench.model.model import GraphModel
 from attribench.plugins.configs import make_config
@@ -29,7 +30,6 @@ from attribench.running.plan import Plan
 from attribench.running.runner import Runner
 from attribench.storing.cells import CellStore
 from attribench.storing.models import ModelCache
-from attribench.storing.pieces import Cell, Grounds
 from attribench.storing.snapshot import stored_problem
 from attribench.storing.splits import SPLITS, StoredProblem, StoredSplit, problem_key
 
@@ -53,7 +53,7 @@ def built(name: str) -> Problem:
 def taken(problem: Problem, name: str = "sample") -> StoredProblem:
     with torch.no_grad():
         logits = {split: problem.model(problem.splits[split].graphs) for split in SPLITS}
-    return stored_problem(problem, Grounds(name, 0, 0), logits)
+    return stored_problem(problem, ProblemSpec(name, 0, 0), logits)
 
 
 @pytest.fixture(scope="module", params=list(OPTIONS))
@@ -336,13 +336,13 @@ def runner(tmp_path: Path) -> Runner:
 
 @pytest.mark.parametrize("damage", ["splits.npz", "splits.json", None])
 def test_what_is_damaged_or_missing_is_made_again(runner: Runner, damage: str | None) -> None:
-    (grounds,) = runner.plan.grounds()
-    key = runner.keys[grounds]
-    runner.perform(grounds)
+    (spec,) = runner.plan.problems()
+    key = runner.keys[spec]
+    runner.perform(spec)
     first, folder = runner.store.problem(key), runner.store.cells / key / "splits"
     assert first is not None
     assert (first.task, first.data_seed, first.model_seed) == ("toy", 0, 0)
-    assert runner.finished(grounds)
+    assert runner.finished(spec)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in before if damage is None else [damage]:
         data = (folder / name).read_bytes()
@@ -350,28 +350,28 @@ def test_what_is_damaged_or_missing_is_made_again(runner: Runner, damage: str | 
         if damage is None:
             (folder / name).unlink()
     assert runner.store.problem(key) is None
-    assert not runner.finished(grounds)
-    runner.perform(grounds)
-    assert runner.finished(grounds)
+    assert not runner.finished(spec)
+    runner.perform(spec)
+    assert runner.finished(spec)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_link_is_no_problem(runner: Runner, tmp_path: Path) -> None:
-    (grounds,) = runner.plan.grounds()
-    runner.perform(grounds)
-    folder = runner.store.cells / runner.keys[grounds] / "splits"
+    (spec,) = runner.plan.problems()
+    runner.perform(spec)
+    folder = runner.store.cells / runner.keys[spec] / "splits"
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
-    assert runner.store.problem(runner.keys[grounds]) is None
+    assert runner.store.problem(runner.keys[spec]) is None
 
 
 def test_a_folder_is_read_without_the_code_that_made_it(
     runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (grounds,), (cell,) = runner.plan.grounds(), runner.plan.cells()
-    runner.perform(grounds)
+    (spec,), (cell,) = runner.plan.problems(), runner.plan.cells()
+    runner.perform(spec)
     runner.perform(cell)
-    expected = runner.keys[grounds]
+    expected = runner.keys[spec]
     key = runner.keys[cell]
     for registry in (TASKS, METHODS):
         monkeypatch.setattr(type(registry), "__getitem__", lambda self, name: pytest.fail(f"looks for {name}"))
@@ -397,4 +397,4 @@ def test_storing_is_no_part_of_any_key() -> None:
 
 def test_pieces_of_one_problem_have_one_key(runner: Runner) -> None:
     cell = Cell("toy", "integrated-gradients", 0, 0, 0)
-    assert problem_key(runner.keys.cell_content(cell)) == runner.keys[cell.grounds]
+    assert problem_key(runner.keys.cell_content(cell)) == runner.keys[cell.problem]

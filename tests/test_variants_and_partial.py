@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from attribench.base.errors import UserError
+from attribench.base.names import split_names
 from attribench.checking.methods import ContractModel, random_graphs
 from attribench.cli import main
 from attribench.model.integrity import shuffled
-from attribench.plugins.configs import split_names, variant_options
+from attribench.plugins.configs import variant_options
 from attribench.plugins.method import Method
 from attribench.plugins.registry import METHODS, TASKS
 from attribench.running.plan import Plan
@@ -121,7 +122,7 @@ def test_a_variant_is_looked_up_as_its_method() -> None:
 def test_a_variants_options_stand_on_top_of_the_methods() -> None:
     names = ["gnnexplainer", "gnnexplainer[steps=6,learning_rate=0.1]", "gnnexplainer[size_weight=1]"]
     options = {"gnnexplainer": {"steps": "7", "entropy_weight": "2"}}
-    plan = Plan(tasks=["toy", "toy[colours=4]"], methods=names, options=options, seeds=[0], device="cpu")
+    plan = Plan(tasks=["toy", "toy[colours=4]"], methods=names, overrides=options, seeds=[0], device="cpu")
     configs = plan.configs()
     assert [configs[name].steps for name in names] == [7, 6, 7]
     assert [configs[name].learning_rate for name in names] == [0.01, 0.1, 0.01]

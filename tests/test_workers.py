@@ -30,8 +30,8 @@ from torch import Tensor
 
 from attribench.base.errors import Infeasible, StorageError
 from attribench.base.files import remove_old_drafts, write_json
+from attribench.base.pieces import Cell, Piece, ProblemSpec
 from attribench.base.progress import Progress, Tracker
-from attribench.base.seeds import Seeds
 from attribench.checking.methods import ContractModel, contract_subject, random_graphs
 from attribench.explaining.job import Job, Outcome, first_line, status_of
 from attribench.model.gates import Gates, UnsupportedModelError
@@ -41,15 +41,15 @@ from attribench.plugins.method import Attribution, Method
 from attribench.plugins.registry import METHODS, TASKS
 from attribench.plugins.task import Problem, Split, Task, TaskSeeds, Workshop
 from attribench.running import pool, printed, worker
+from attribench.running.options import Overwrite
 from attribench.running.plan import Plan
 from attribench.running.pool import Workers, default_jobs
 from attribench.running.runner import Runner
-from attribench.running.schedule import Schedule, describe
+from attribench.running.schedule import Schedule
 from attribench.running.speaking import Listening, Speaking
 from attribench.scoring.judge import Judge
 from attribench.storing.cells import CellStore
 from attribench.storing.models import ModelCache
-from attribench.storing.pieces import Cell, Grounds, Piece
 from attribench.storing.records import StoredScores
 
 bottleneck: Any = importlib.import_module("attribench.methods.information_bottleneck")
@@ -60,26 +60,26 @@ CPU = torch.device("cpu")
 
 def plan(methods: str = "integrated-gradients,gnnexplainer", seeds: int = 2, **options: Any) -> Plan:
     return Plan(
-        **{"tasks": ["toy"], "methods": methods.split(","), "options": {}, "device": "cpu", **options},
+        **{"tasks": ["toy"], "methods": methods.split(","), "overrides": {}, "device": "cpu", **options},
         seeds=list(range(seeds)),
     )
 
 
 @dataclass
 class Told:
-    """A runner that knows what is finished and how the grounds ended, and remembers what it was told."""
+    """A runner that knows what is finished and how problems ended, and remembers what it was told."""
 
     plan: Plan
     done: set[Piece] = field(default_factory=set)
-    grounds: dict[Grounds, StoredScores | None] = field(default_factory=dict)
+    problems: dict[ProblemSpec, StoredScores | None] = field(default_factory=dict)
     ended: list[tuple[Piece, str, str, str]] = field(default_factory=list)
     store: CellStore = field(default_factory=lambda: CellStore(Path("r")))
 
     def finished(self, item: Piece) -> bool:
         return item in self.done
 
-    def load_grounds(self, grounds: Grounds) -> StoredScores | None:
-        return self.grounds.get(grounds, StoredScores())
+    def load_problem(self, spec: ProblemSpec) -> StoredScores | None:
+        return self.problems.get(spec, StoredScores())
 
     def end(self, item: Piece, status: str, reason: str, log: str = "") -> None:
         self.ended.append((item, status, reason, log))
@@ -96,7 +96,7 @@ def take_all(pieces: Schedule) -> list[Piece]:
 def test_a_problems_cells_come_after_it_in_the_order_of_the_plan() -> None:
     told = Told(plan())
     pieces = schedule(told)
-    first, second = told.plan.grounds()
+    first, second = told.plan.problems()
     cells = told.plan.cells()
     assert take_all(pieces) == [first, second]
     assert bool(pieces)
@@ -111,7 +111,7 @@ def test_a_problems_cells_come_after_it_in_the_order_of_the_plan() -> None:
 
 def test_what_is_finished_is_not_done_again() -> None:
     told = Told(plan())
-    first, second = told.plan.grounds()
+    first, second = told.plan.problems()
     cells = told.plan.cells()
     told.done = {first, cells[0], cells[2], cells[3]}
     pieces = schedule(told)
@@ -133,9 +133,9 @@ def test_a_problem_that_fails_ends_its_cells_and_no_others(
     stored: StoredScores | None, ending: tuple[str, str, str]
 ) -> None:
     told = Told(plan())
-    first, second = told.plan.grounds()
+    first, second = told.plan.problems()
     cells = told.plan.cells()
-    told.done, told.grounds = {cells[0]}, {first: stored}
+    told.done, told.problems = {cells[0]}, {first: stored}
     pieces = schedule(told)
     assert take_all(pieces) == [first, second]
     assert pieces.done(first) == [cells[1]]
@@ -146,7 +146,7 @@ def test_a_problem_that_fails_ends_its_cells_and_no_others(
 
 def test_a_piece_that_is_taken_back_comes_after_the_others() -> None:
     told = Told(plan())
-    told.done = set(told.plan.grounds())
+    told.done = set(told.plan.problems())
     pieces, cells = schedule(told), told.plan.cells()
     assert pieces.next() == cells[0]
     pieces.later(cells[0])  # another process is doing it: do something else
@@ -161,32 +161,32 @@ def test_whatever_happens_every_cell_ends_once_and_after_its_problem(seed: int) 
         return bool(torch.rand((), generator=draw) < 0.3)
 
     told = Told(plan("integrated-gradients,gnnexplainer,graphmask", seeds=4))
-    everything: list[Piece] = [*told.plan.cells(), *told.plan.grounds()]
+    everything: list[Piece] = [*told.plan.cells(), *told.plan.problems()]
     told.done = {item for item in everything if chance()}
-    told.grounds = {item: StoredScores(status="failed") for item in told.plan.grounds() if chance()}
+    told.problems = {item: StoredScores(status="failed") for item in told.plan.problems() if chance()}
     pieces = schedule(told)
     ended, running, known = list(pieces.finished), list[Piece](), set(told.done)
     while pieces or running:
         if (item := pieces.next()) is not None:
-            assert isinstance(item, Grounds) or item.grounds in known
+            assert isinstance(item, ProblemSpec) or item.problem in known
             running.append(item)
         elif chance():
             pieces.later(running.pop(0))
         else:
             item = running.pop()
-            known |= {item} if isinstance(item, Grounds) and item not in told.grounds else set()
+            known |= {item} if isinstance(item, ProblemSpec) and item not in told.problems else set()
             ended += pieces.done(item)
     assert sorted(map(str, ended)) == sorted(map(str, told.plan.cells()))
 
 
 def test_what_a_piece_is_called() -> None:
     cell = Cell("toy", "graphmask", 3, 3, 3)
-    assert describe(cell) == "toy · graphmask · seed 3"
-    assert describe(cell.grounds) == "toy · seed 3"
+    assert cell.title == "toy · graphmask · seed 3"
+    assert cell.problem.title == "toy · seed 3"
     other = Cell("toy", "graphmask", 3, 3, 4)
-    assert describe(other) == "toy · graphmask · seed 3/3/4"
-    assert describe(other.grounds) == "toy · seed 3"
-    assert describe(Grounds("toy", 3, 4)) == "toy · seed 3/4"
+    assert other.title == "toy · graphmask · seed 3/3/4"
+    assert other.problem.title == "toy · seed 3"
+    assert ProblemSpec("toy", 3, 4).title == "toy · seed 3/4"
 
 
 def test_jobs_share_the_cores_and_a_gpu_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ def run_job(
 ) -> tuple[Outcome, list[int]]:
     """Run a method with these members; return how it ended, and the limits with which it was fitted."""
     kind: Any = type("Acts", (Probe,), {"act": act, "limits": [], **members})
-    return Job(kind, None, Seeds("task", "probe", 0, 0, 0), make_problem(), max_edges, randomised).run(), kind.limits
+    return Job(kind, None, Cell("task", "probe", 0, 0, 0), make_problem(), max_edges, randomised).run(), kind.limits
 
 
 def well(method: Probe, graphs: GraphBatch) -> None:
@@ -669,7 +669,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Runne
         monkeypatch.setattr(registry, "_entries", {**registry._entries, plugin.name: plugin})
     monkeypatch.setattr(Counted, "limits", [])
 
-    def make(overwrite: str = "failed", **options: Any) -> Runner:
+    def make(overwrite: Overwrite = "failed", **options: Any) -> Runner:
         small = plan("counted", 1, tasks=["tiny"], randomised_graphs=0, **options)
         return Runner(small, CellStore(tmp_path / "r"), ModelCache(tmp_path / "c"), overwrite)
 
@@ -677,12 +677,12 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Runne
 
 
 def pieces_of(runner: Runner) -> list[Piece]:
-    return [*runner.plan.grounds(), *runner.plan.cells()]
+    return [*runner.plan.problems(), *runner.plan.cells()]
 
 
 def test_a_piece_is_done_once_and_read_back(tiny: Callable[..., Runner]) -> None:
     runner = tiny()
-    grounds, cell = pieces_of(runner)
+    spec, cell = pieces_of(runner)
     assert not any(map(runner.finished, pieces_of(runner)))
     for _ in range(2):
         assert all(map(runner.perform, pieces_of(runner)))
@@ -691,7 +691,7 @@ def test_a_piece_is_done_once_and_read_back(tiny: Callable[..., Runner]) -> None
     assert all(map(other.finished, pieces_of(other)))
     loaded = other.load(cast(Cell, cell))
     assert (loaded.record.status, len(loaded.rows)) == ("ok", 2)
-    stored = other.load_grounds(cast(Grounds, grounds))
+    stored = other.load_problem(cast(ProblemSpec, spec))
     assert stored is not None
     assert [row.method for row in stored.rows] == ["keep-all", "drop-all"]
 
@@ -706,7 +706,7 @@ def test_a_piece_that_another_process_does_is_left_to_it(tiny: Callable[..., Run
 
 @pytest.mark.parametrize("overwrite", ["failed", "never", "always"])
 @pytest.mark.parametrize("status", ["ok", "skipped", "infeasible", "failed", "timeout", "out-of-memory"])
-def test_which_records_are_kept(tiny: Callable[..., Runner], overwrite: str, status: str) -> None:
+def test_which_records_are_kept(tiny: Callable[..., Runner], overwrite: Overwrite, status: str) -> None:
     runner = tiny(overwrite)
     cell = cast(Cell, pieces_of(runner)[1])
     if status == "ok":
@@ -763,9 +763,9 @@ def test_a_problem_that_cannot_be_built_is_stored_with_its_reason(
 
     monkeypatch.setattr(Tiny, "build", fail)
     runner = tiny()
-    grounds, cell = pieces_of(runner)
-    runner.perform(grounds)
-    stored = runner.load_grounds(cast(Grounds, grounds))
+    spec, cell = pieces_of(runner)
+    runner.perform(spec)
+    stored = runner.load_problem(cast(ProblemSpec, spec))
     assert stored is not None
     assert (stored.status, stored.reason) == (status_of(error), first_line(error))
     assert "in fail" in stored.log

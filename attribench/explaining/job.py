@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from ..base.errors import Infeasible, Skipped, UserError, raised_at
+from ..base.pieces import Cell
 from ..base.reading import files_read, refuse_undeclared
-from ..base.seeds import Seeds
 from ..model.gates import UnsupportedModelError
 from ..model.integrity import differences, fingerprint, graphs_digest, shuffled
 from ..plugins.method import Attribution, Method, Subject, untracked
@@ -65,7 +65,7 @@ class Job:
     Args:
         kind: the method's class.
         config: its configuration.
-        seeds: of the cell.
+        cell: whose it is.
         problem: what it explains.
         max_edges: the most edges that one pass holds.
         randomised: test graphs that are also explained for a model with shuffled weights; 0 for none.
@@ -74,7 +74,7 @@ class Job:
 
     kind: type[Method]
     config: Any
-    seeds: Seeds
+    cell: Cell
     problem: Problem
     max_edges: int
     randomised: int
@@ -82,7 +82,7 @@ class Job:
 
     def make(self, subject: Subject) -> Method:
         """Return a new instance of the method."""
-        return self.kind(self.config, subject=subject, seed=self.seeds.fit, track=self.track)
+        return self.kind(self.config, subject=subject, seed=self.cell.fit_stream, track=self.track)
 
     def run(self) -> Outcome:
         """Run it; every exception is an outcome. When memory runs out, try again in smaller passes."""
@@ -168,7 +168,7 @@ class Job:
         count = min(self.randomised, test.num_graphs)
         if not count:
             return
-        subject = replace(subject, model=shuffled(self.problem.model, self.seeds.shuffled))
+        subject = replace(subject, model=shuffled(self.problem.model, self.cell.shuffled_stream))
         method = self.make(subject)
         with Stopwatch(self.device) as watch, torch.random.fork_rng(devices=_cuda_devices(self.device)):
             torch.manual_seed(method.seed)

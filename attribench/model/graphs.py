@@ -14,9 +14,6 @@ from torch_geometric.data import Data
 from ..base.seeds import derive
 from .graph_checks import check_batch, check_data_list
 
-MAX_EDGES = 100_000
-"""Edges of one pass, unless told otherwise."""
-
 _STRUCTURE = ("edge_index", "node_ptr", "edge_ptr", "graph_key", "edge_key")
 LEVELS = ("node", "edge", "graph")
 _FIELDS = (*_STRUCTURE, *LEVELS)

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from ..base.errors import UserError
-from .graphs import MAX_EDGES, GraphBatch, named_keys
+from ..base.limits import MAX_EDGES
+from .graphs import GraphBatch, named_keys
 from .model import GraphModel
 from .output import Output
 

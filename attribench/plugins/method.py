@@ -13,10 +13,11 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as validated_dataclass
 from torch import Tensor
 
+from ..base.limits import MAX_EDGES
 from ..model.baseline import Baseline, as_baselines
 from ..model.drivers import layers_without_messages
 from ..model.gates import Gates
-from ..model.graphs import MAX_EDGES, GraphBatch
+from ..model.graphs import GraphBatch
 from ..model.model import GraphModel
 from ..model.output import Output
 from .rival import Rival

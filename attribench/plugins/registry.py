@@ -15,9 +15,9 @@ from typing import Generic, TypeVar
 
 from ..base.closure import modules_reached
 from ..base.errors import UserError, raised_at
+from ..base.names import base_name, split_names
 from ..base.reading import files_read
 from ..base.seeds import derive
-from .configs import base_name, split_names
 from .method import Method
 from .task import Task
 

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from ..base.errors import UserError
+from ..base.limits import MAX_EDGES
 from ..base.reading import files_read, refuse_undeclared
 from ..base.seeds import derive
 from ..examining.examination import Findings, examine
 from ..examining.outputs import fitted_output
 from ..examining.splits import SPLITS as SPLITS
 from ..model.gates import Gates
-from ..model.graphs import MAX_EDGES, GraphBatch
+from ..model.graphs import GraphBatch
 from ..model.integrity import data_digest
 from ..model.model import GraphModel
 from ..model.output import Output

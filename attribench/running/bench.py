@@ -23,9 +23,10 @@ from torch import nn
 
 from ..base.errors import UserError
 from ..base.files import write_atomically
+from ..base.names import base_name
 from ..explaining.costs import PeakMemory, Stopwatch
 from ..model.graphs import GraphBatch
-from ..plugins.configs import base_name, make_config, variant_options
+from ..plugins.configs import make_config, variant_options
 from ..plugins.method import Method, Subject
 from ..plugins.registry import METHODS, TASKS
 from ..plugins.task import Problem, TaskSeeds, Workshop, build_problem, without_cache

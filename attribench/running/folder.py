@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..base.arrays import DamagedError
 from ..base.errors import StorageError, UserError
 from ..base.files import read_json, say_damaged, write_json
-from ..plugins.configs import as_dict, base_name
+from ..base.names import base_name
+from ..base.pieces import Cell
+from ..plugins.configs import as_dict
 from ..plugins.registry import METHODS, TASKS
 from ..storing.cells import is_key
-from ..storing.pieces import Cell
 from ..storing.records import About
 from .plan import Plan, select_device
 
@@ -112,10 +113,10 @@ def known_part(entry: Entry, given: Plan) -> tuple[Plan | None, int]:
     count = len(entry.keys)
     folders = {getattr(config, "data_dir", "") for config in given.configs().values()} | {""}
     names = {base_name(name) for name in (*tasks, *methods)}
-    options = entry.plan.get("options")
-    mine = {name: values for name, values in options.items() if name in names} if isinstance(options, dict) else {}
+    overrides = entry.plan.get("overrides")
+    mine = {name: values for name, values in overrides.items() if name in names} if isinstance(overrides, dict) else {}
     try:
-        plan = Plan(**{**entry.plan, "tasks": tasks, "methods": methods, "options": mine})
+        plan = Plan(**{**entry.plan, "tasks": tasks, "methods": methods, "overrides": mine})
         select_device(plan.device)
         if any(getattr(config, "data_dir", "") not in folders for config in plan.configs().values()):
             return None, count
@@ -207,8 +208,8 @@ def _with_data(plan: Plan, data_dir: str | None) -> Plan:
             "if you trust it"
         )
     bases = {base_name(name) for name in named}
-    own = {name: {**plan.options.get(name, {}), "data_dir": data_dir} for name in bases}
-    chosen = replace(plan, options={**plan.options, **own})
+    own = {name: {**plan.overrides.get(name, {}), "data_dir": data_dir} for name in bases}
+    chosen = replace(plan, overrides={**plan.overrides, **own})
     kept = [name for name in named if chosen.configs()[name].data_dir != data_dir]
     if kept:
         raise UserError(f"expected no folder of data in the name of a variant; got {kept[0]!r}: run it again, without")

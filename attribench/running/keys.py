@@ -14,13 +14,13 @@ import torch
 
 from ..base.closure import code_digest, plugin_modules
 from ..base.files import digest
+from ..base.pieces import Cell, Piece, ProblemSpec
 from ..base.reading import checksums
 from ..plugins.configs import as_dict
 from ..plugins.method import Method
 from ..plugins.registry import METHODS, TASKS, read_while_imported
 from ..plugins.task import Task
 from ..scoring.scorers import scorer_modules
-from ..storing.pieces import Cell, Grounds, Piece
 from .plan import Plan
 from .provenance import device_name, library_versions
 
@@ -39,30 +39,30 @@ class Keys:
         self._keys: dict[Piece, str] = {}
         self._data: dict[str, dict[str, str]] = {}
 
-    def problem_content(self, grounds: Grounds) -> dict[str, Any]:
+    def problem_content(self, spec: ProblemSpec) -> dict[str, Any]:
         """Return what decides a problem."""
-        if grounds not in self._contents:
-            kind = TASKS[grounds.task]
-            self._contents[grounds] = {
-                "task": grounds.task,
-                "task_config": as_dict(self._configs[grounds.task]),
+        if spec not in self._contents:
+            kind = TASKS[spec.task]
+            self._contents[spec] = {
+                "task": spec.task,
+                "task_config": as_dict(self._configs[spec.task]),
                 "code": code_digest("attribench.plugins.task", *plugin_modules(kind)),
-                "data": self._checksums(grounds.task, kind),
-                "data_seed": grounds.data_seed,
-                "model_seed": grounds.model_seed,
+                "data": self._checksums(spec.task, kind),
+                "data_seed": spec.data_seed,
+                "model_seed": spec.model_seed,
                 "versions": library_versions(),
                 "device": device_name(self._plan.device),
                 "dtype": str(torch.get_default_dtype()),
                 "threads": self._plan.threads,
             }
-        return self._contents[grounds]
+        return self._contents[spec]
 
     def cell_content(self, cell: Cell) -> dict[str, Any]:
         """Return what decides a cell's attributions."""
         if cell not in self._contents:
             kind = METHODS[cell.method]
             self._contents[cell] = {
-                **self.problem_content(cell.grounds),
+                **self.problem_content(cell.problem),
                 "method": cell.method,
                 "method_config": as_dict(self._configs[cell.method]),
                 "method_code": code_digest("attribench.explaining.job", *plugin_modules(kind)),
@@ -83,9 +83,9 @@ class Keys:
                 self._keys[piece] = "problem-" + digest(content)
         return self._keys[piece]
 
-    def model(self, grounds: Grounds) -> str:
+    def model(self, spec: ProblemSpec) -> str:
         """Return the key of a problem's trained model."""
-        return digest(self.problem_content(grounds))
+        return digest(self.problem_content(spec))
 
     def scores(self, piece: Piece) -> str:
         """Return the key of what is scored for a piece."""

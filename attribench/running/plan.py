@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from ..base.errors import UserError
-from ..model.graphs import MAX_EDGES
-from ..plugins.configs import Overrides, base_name, make_config, variant_options
+from ..base.limits import MAX_EDGES
+from ..base.names import base_name
+from ..base.pieces import Cell, ProblemSpec
+from ..plugins.configs import Overrides, make_config, variant_options
 from ..plugins.registry import METHODS, TASKS
-from ..storing.pieces import Cell, Grounds
+from .options import Graphs, MaxEdges, Threads, Varied
 
 MOST_CELLS = 1_000_000
-MOST_THREADS = 1024
-VARIED = ("data", "model", "fit")
-"""What a seed is of."""
+VARIED = get_args(Varied)
 
 
 @validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -27,7 +27,7 @@ class Plan:
 
     Args:
         tasks, methods: names.
-        options: overrides of the plugins' defaults.
+        overrides: of the plugins' defaults.
         seeds: of the cells.
         vary: which of ``data``, ``model`` and ``fit`` take each of the seeds; the others take the first.
         device: ``cpu`` or ``cuda[:i]``.
@@ -40,13 +40,13 @@ class Plan:
 
     tasks: list[str]
     methods: list[str]
-    options: Overrides
+    overrides: Overrides
     seeds: list[Annotated[int, Field(ge=0)]]
     device: str
     vary: list[str] = field(default_factory=lambda: list(VARIED))
-    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
-    max_edges: Annotated[int, Field(ge=1)] = MAX_EDGES
-    randomised_graphs: Annotated[int, Field(ge=0)] = 100
+    threads: Threads = 1
+    max_edges: MaxEdges = MAX_EDGES
+    randomised_graphs: Graphs = 100
     plugins: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class Plan:
             raise UserError(
                 f"expected different names for methods and tasks; got {', '.join(both)} as both: rename one"
             )
-        for name in self.options:
+        for name in self.overrides:
             if name not in named:
                 raise UserError(
                     f"expected --set for a task or method of this run ({', '.join([*self.tasks, *self.methods])}); "
@@ -78,12 +78,12 @@ class Plan:
         configs = {}
         for name, kind in plugins.items():
             base = base_name(name)
-            configs[name] = make_config(base, kind, {**self.options.get(base, {}), **variant_options(name)})
+            configs[name] = make_config(base, kind, {**self.overrides.get(base, {}), **variant_options(name)})
         return configs
 
-    def grounds(self) -> list[Grounds]:
-        """Return what the cells stand on, in their order."""
-        return list(dict.fromkeys(cell.grounds for cell in self.cells()))
+    def problems(self) -> list[ProblemSpec]:
+        """Return what the cells explain, in their order."""
+        return list(dict.fromkeys(cell.problem for cell in self.cells()))
 
     def cells(self) -> list[Cell]:
         """Return the cells, those of one problem together."""

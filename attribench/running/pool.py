@@ -20,14 +20,15 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from ..base.errors import StorageError, UserError
+from ..base.pieces import Cell, Piece
 from ..base.progress import Progress
 from ..explaining.job import ATTEMPTS, FAULTS, SMALLER, first_line
-from ..storing.pieces import Cell, Piece
+from .options import Overwrite
 from .plan import Plan
 from .printed import clear_output, output, take_output
 from .processes import context, warm_up
 from .runner import Runner
-from .schedule import Schedule, describe
+from .schedule import Schedule
 from .speaking import Listening
 from .worker import perform, start
 
@@ -50,7 +51,7 @@ class Workers:
         overwrite: as for the runner.
     """
 
-    def __init__(self, runner: Runner, jobs: int, timeout: float | None, overwrite: str) -> None:
+    def __init__(self, runner: Runner, jobs: int, timeout: float | None, overwrite: Overwrite) -> None:
         self.runner = runner
         self.jobs = jobs
         self.timeout = timeout
@@ -131,7 +132,7 @@ class Workers:
                 reason = f"its process was killed {ATTEMPTS} times, most likely for memory; the last time with at most "
                 self._end(piece, "out-of-memory", f"{reason}{limit} edges a pass")
             else:
-                logger.warning("%s: its process was killed; trying again with smaller passes", describe(piece))
+                logger.warning("%s: its process was killed; trying again with smaller passes", piece.title)
                 return True
         except FAULTS as error:
             self._end(piece, "failed", first_line(error))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import OLD_DRAFT_SECONDS
+from ..base.pieces import Piece
 from ..base.reading import unwatched
-from ..storing.pieces import Piece
 from .runner import Runner
 
 MAX_OUTPUT = 100_000

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from ..base.errors import UserError
+from ..base.pieces import ProblemSpec
 from ..base.reading import files_read, refuse_undeclared
 from ..examining.examination import Findings
 from ..explaining.job import FAULTS
 from ..plugins.registry import TASKS
 from ..plugins.task import Problem, TaskSeeds, Workshop, build_problem
 from ..storing.models import ModelCache
-from ..storing.pieces import Grounds
 from .keys import Keys
 from .plan import Plan
 
@@ -36,23 +36,23 @@ class Problems:
         self._keys = keys
         self._cache = cache
         self._track = track
-        self._last: tuple[Grounds, Problem | BaseException] | None = None
+        self._last: tuple[ProblemSpec, Problem | BaseException] | None = None
 
-    def get(self, grounds: Grounds, known: Findings | None) -> Problem:
+    def get(self, spec: ProblemSpec, known: Findings | None) -> Problem:
         """Return a problem; one that failed to build fails again at once.
 
         Args:
-            grounds: which.
+            spec: which.
             known: what examining it has found, where that is stored.
 
         Raises:
             UserError: when it is none, reads files that it does not declare, or has other data than the last time.
         """
-        if self._last is None or self._last[0] != grounds:
+        if self._last is None or self._last[0] != spec:
             try:
-                self._last = (grounds, self._build(grounds, known))
+                self._last = (spec, self._build(spec, known))
             except FAULTS as error:
-                self._last = (grounds, error)
+                self._last = (spec, error)
         found = self._last[1]
         if isinstance(found, BaseException):
             raise found
@@ -62,19 +62,19 @@ class Problems:
         """Build anew the next time: whatever a method did to model or graphs, the next one gets new ones."""
         self._last = None
 
-    def _build(self, grounds: Grounds, known: Findings | None) -> Problem:
-        key = self._keys.model(grounds)
+    def _build(self, spec: ProblemSpec, known: Findings | None) -> Problem:
+        key = self._keys.model(spec)
         workshop = Workshop(
             self._device, lambda model, train: self._cache.load_or_train(key, model, train), self._track
         )
         with files_read() as read:
-            task = TASKS[grounds.task](self._configs[grounds.task])
+            task = TASKS[spec.task](self._configs[spec.task])
         refuse_undeclared(task.name, read, task.sources() if read else {})
-        built = build_problem(task, TaskSeeds(*grounds.seeds), workshop)
+        built = build_problem(task, TaskSeeds(*spec.seeds), workshop)
         data = built.data()
         if not (self._cache.is_of(key, data) and (known is None or known.data == data)):
             raise UserError(
-                f"expected build() of {grounds.task} to make the same data every time; its graphs or labels are not "
+                f"expected build() of {spec.task} to make the same data every time; its graphs or labels are not "
                 "those of the trained model or of what is stored: draw with generator(), sort what comes from sets, "
                 "and choose another --out and --cache-dir"
             )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..storing.pieces import Cell, Grounds
+from ..base.pieces import Cell, ProblemSpec
 from ..storing.records import ProblemResult, Record, Result, StoredScores
 
 
-def problem_result(grounds: Grounds, stored: StoredScores) -> ProblemResult:
+def problem_result(spec: ProblemSpec, stored: StoredScores) -> ProblemResult:
     """Return a problem's figures and controls, as stored."""
-    return ProblemResult(grounds.task, *grounds.seeds, stored.figures, stored.ablations, stored.rows)
+    return ProblemResult(spec.task, *spec.seeds, stored.figures, stored.ablations, stored.rows)
 
 
 def cell_result(cell: Cell, record: Record, stored: StoredScores) -> Result:

@@ -18,6 +18,7 @@ from filelock import Timeout
 
 from ..base.arrays import DamagedError
 from ..base.errors import StorageError, UserError
+from ..base.pieces import Cell, Piece, ProblemSpec
 from ..explaining.job import FAULTS, Job, Outcome, first_line, smaller_passes, status_of
 from ..plugins.method import untracked
 from ..plugins.registry import METHODS
@@ -25,11 +26,11 @@ from ..plugins.task import Problem
 from ..scoring.judge import Judge, score_method
 from ..storing.cells import CellStore
 from ..storing.models import ModelCache
-from ..storing.pieces import Cell, Grounds, Piece
 from ..storing.records import Record, Result, StoredScores
 from ..storing.snapshot import stored_problem
 from .foreign import check
 from .keys import Keys, score_key
+from .options import Overwrite
 from .plan import Plan
 from .problems import Problems
 from .provenance import git_commit
@@ -43,7 +44,7 @@ REFUSED = "refused"
 SCORED = ("ok", "partial")
 """Statuses of cells that have attributions."""
 
-OVERWRITE: dict[str, tuple[str, ...]] = {
+OVERWRITE: dict[Overwrite, tuple[str, ...]] = {
     "failed": (*SCORED, "skipped", "infeasible"),
     "never": (*SCORED, "skipped", "infeasible", "failed", "timeout", "out-of-memory"),
     "always": (),
@@ -63,7 +64,7 @@ class Runner:
     """
 
     def __init__(
-        self, plan: Plan, store: CellStore, cache: ModelCache, overwrite: str = "failed", track: Any = untracked
+        self, plan: Plan, store: CellStore, cache: ModelCache, overwrite: Overwrite = "failed", track: Any = untracked
     ) -> None:
         self.plan = plan
         self.configs = plan.configs()
@@ -75,17 +76,17 @@ class Runner:
         self.device = torch.device(plan.device)
         self.problems = Problems(plan, self.keys, cache, lambda *given, **named: self.track(*given, **named))
         self._finished: dict[Cell, Result] = {}
-        self._last: tuple[Grounds, StoredScores] | None = None  # of one problem: there may be thousands
+        self._last: tuple[ProblemSpec, StoredScores] | None = None  # of one problem: there may be thousands
 
-    def problem(self, grounds: Grounds) -> Problem:
+    def problem(self, spec: ProblemSpec) -> Problem:
         """Return a problem, built or as built last."""
-        stored = self.load_grounds(grounds)
-        return self.problems.get(grounds, stored.findings if stored else None)
+        stored = self.load_problem(spec)
+        return self.problems.get(spec, stored.findings if stored else None)
 
     def finished(self, piece: Piece) -> bool:
         """Say whether nothing is left to do for a piece; what was read for it is kept until it is asked for."""
         if not isinstance(piece, Cell):
-            stored = self.load_grounds(piece) if self.kept else None
+            stored = self.load_problem(piece) if self.kept else None
             if stored is None or stored.status != "ok":
                 return stored is not None and stored.status == REFUSED
             return self.store.problem(self.keys[piece]) is not None
@@ -123,7 +124,7 @@ class Runner:
                 if isinstance(piece, Cell):
                     self._perform_cell(piece, key, limit)
                 elif not self.finished(piece):
-                    self._score_grounds(piece, key, limit)
+                    self._score_problem(piece, key, limit)
         except Timeout:
             return False
         return True
@@ -160,14 +161,14 @@ class Runner:
         reason = f"expected its scores in {self.store.cells / key}; they are not there: run it again"
         return cell_result(cell, record, stored or StoredScores(status="failed", reason=reason))
 
-    def load_grounds(self, grounds: Grounds) -> StoredScores | None:
+    def load_problem(self, spec: ProblemSpec) -> StoredScores | None:
         """Return what is stored for a problem."""
-        if self._last is None or self._last[0] != grounds:
-            key = self.keys[grounds]
+        if self._last is None or self._last[0] != spec:
+            key = self.keys[spec]
             stored = self.store.scores(key, score_key(key))
             if stored is None or stored.status != "ok":  # another process may write better ones
                 return stored
-            self._last = (grounds, stored)
+            self._last = (spec, stored)
         return self._last[1]
 
     def rescore(self, keys: Sequence[str], but: Container[Cell] = ()) -> Iterator[Result]:
@@ -190,21 +191,21 @@ class Runner:
                 except DamagedError as error:
                     yield cell_result(cell, record, StoredScores(status="failed", reason=f"scoring: {error}"))
 
-    def rescore_grounds(self, grounds: Grounds) -> StoredScores | None:
+    def rescore_problem(self, spec: ProblemSpec) -> StoredScores | None:
         """Score a problem's controls anew, and return them."""
-        key = self.keys[grounds]
+        key = self.keys[spec]
         with self.store.lock(key):
-            self._score_grounds(grounds, key, self.plan.max_edges)
-        return self.load_grounds(grounds)
+            self._score_problem(spec, key, self.plan.max_edges)
+        return self.load_problem(spec)
 
-    def _score_grounds(self, grounds: Grounds, key: str, max_edges: int) -> None:
+    def _score_problem(self, spec: ProblemSpec, key: str, max_edges: int) -> None:
         def score(limit: int) -> StoredScores:
-            with Judge(self.problem(grounds), limit) as judge:
+            with Judge(self.problem(spec), limit) as judge:
                 figures = {**judge.problem.figures, "gold_confirmed": judge.problem.gold_confirmed}
                 figures |= judge.predicted_without_messages() | judge.gold_alone()
                 rows, ablations, found = judge.problem_controls(), judge.ablations(), judge.problem.findings
                 logits = {name: recording.logits for name, recording in judge.recordings.items()}
-                self.store.save_problem(key, stored_problem(judge.problem, grounds, logits))
+                self.store.save_problem(key, stored_problem(judge.problem, spec, logits))
                 return StoredScores(rows, figures=figures, ablations=ablations, findings=found)
 
         self.store.save_scores(key, score_key(key), _scored(score, max_edges))
@@ -229,15 +230,15 @@ class Runner:
 
     def _execute(self, cell: Cell, max_edges: int) -> Outcome:
         """Run a cell, whatever happens."""
-        kind, config, seeds = METHODS[cell.method], self.configs[cell.method], cell.seeds
+        kind, config = METHODS[cell.method], self.configs[cell.method]
 
         try:
-            problem = self.problem(cell.grounds)
+            problem = self.problem(cell.problem)
         except StorageError:
             raise
         except FAULTS as error:
             return Outcome(status_of(error), first_line(error), traceback.format_exc())
-        outcome = Job(kind, config, seeds, problem, max_edges, self.plan.randomised_graphs, self.track).run()
+        outcome = Job(kind, config, cell, problem, max_edges, self.plan.randomised_graphs, self.track).run()
         if max_edges < self.plan.max_edges:
             outcome.costs.setdefault("max_edges", max_edges)
         if outcome.status in ("failed", "out-of-memory"):
@@ -269,10 +270,10 @@ class Runner:
         attributions = self.store.attributions(key, record, self.device)
 
         def score(limit: int) -> StoredScores:
-            problem = self.problem(cell.grounds)
+            problem = self.problem(cell.problem)
             if found:
                 check(attributions, problem)
-            rows = score_method(cell.method, problem, attributions, record.figures, cell.seeds, limit)
+            rows = score_method(cell, problem, attributions, record.figures, limit)
             return StoredScores(rows)
 
         stored = _scored(score, max_edges)

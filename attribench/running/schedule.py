@@ -1,16 +1,13 @@
-"""Which piece of a run comes next, and performing them one by one in this process."""
+"""Which piece of a run comes next, whoever performs it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from ..base.progress import Progress, Tracker
-from ..storing.pieces import Cell, Grounds, Piece
+from ..base.pieces import Cell, Piece, ProblemSpec
 from .runner import REFUSED, Runner
 
 
 class Schedule:
-    """Which piece comes next: in the order of the plan, and a problem's cells after its grounds.
+    """Which piece comes next: in the order of the plan, and a problem's cells after the problem.
 
     Args:
         runner: knows what is finished.
@@ -23,17 +20,17 @@ class Schedule:
         #: Cells that need nothing more.
         self.finished = [cell for cell in cells if cell not in todo]
         self._waiting: list[Piece] = []
-        self._grounded: set[Grounds] = set()
-        for grounds in runner.plan.grounds():
-            self._waiting += [grounds, *(cell for cell in cells if cell.grounds == grounds and cell in todo)]
-            if runner.finished(grounds):
-                self._waiting.remove(grounds)
-                self.finished += self.done(grounds)
+        self._prepared: set[ProblemSpec] = set()
+        for spec in runner.plan.problems():
+            self._waiting += [spec, *(cell for cell in cells if cell.problem == spec and cell in todo)]
+            if runner.finished(spec):
+                self._waiting.remove(spec)
+                self.finished += self.done(spec)
 
     def next(self) -> Piece | None:
         """Return a piece that can be done now, None where there is none at present."""
         for i, piece in enumerate(self._waiting):
-            if isinstance(piece, Grounds) or piece.grounds in self._grounded:
+            if isinstance(piece, ProblemSpec) or piece.problem in self._prepared:
                 return self._waiting.pop(i)
         return None
 
@@ -45,11 +42,11 @@ class Schedule:
         """Take note that a piece is done; return the cells that need nothing more."""
         if isinstance(piece, Cell):
             return [piece]
-        stored = self._runner.load_grounds(piece)
+        stored = self._runner.load_problem(piece)
         if stored is not None and stored.status == "ok":
-            self._grounded.add(piece)
+            self._prepared.add(piece)
             return []
-        ended = [cell for cell in self._waiting if isinstance(cell, Cell) and cell.grounds == piece]
+        ended = [cell for cell in self._waiting if isinstance(cell, Cell) and cell.problem == piece]
         self._waiting = [other for other in self._waiting if other not in ended]
         for cell in ended:
             if stored is None:
@@ -63,25 +60,3 @@ class Schedule:
     def __bool__(self) -> bool:
         """Say whether any piece is waiting."""
         return bool(self._waiting)
-
-
-def describe(piece: Piece) -> str:
-    """Return what a piece is called in a progress bar."""
-    name = f" · {piece.method}" if isinstance(piece, Cell) else ""
-    return f"{piece.task}{name} · seed {piece.seed}"
-
-
-def perform_here(runner: Runner, progress: Progress) -> Iterator[Cell]:
-    """Perform all pieces in this process; yield each cell when it is done."""
-    tracker = Tracker(lambda *report: progress.phase(0, *report))
-    runner.track = tracker
-    schedule, total = Schedule(runner), len(runner.plan.cells())
-    yield from schedule.finished
-    done = len(schedule.finished)
-    while (piece := schedule.next()) is not None:
-        progress.overall(describe(piece), done, total)
-        runner.perform(piece)
-        tracker.end()
-        ended = schedule.done(piece)
-        done += len(ended)
-        yield from ended

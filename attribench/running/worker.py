@@ -18,15 +18,15 @@ from typing import Any
 import torch
 
 from ..base.errors import StorageError
+from ..base.pieces import Cell, Piece
 from ..base.progress import Tracker
 from ..plugins.registry import load_plugin
 from ..storing.cells import CellStore
 from ..storing.models import ModelCache
-from ..storing.pieces import Cell, Piece
+from .options import Overwrite
 from .plan import Plan
 from .printed import Bounded, new_output, output, take_output
 from .runner import Runner
-from .schedule import describe
 from .speaking import Speaking
 
 
@@ -43,7 +43,14 @@ _state: _State | None = None
 
 
 def start(
-    plan: Plan, out: Path, cache: Path, overwrite: str, timeout: float | None, parent: int, address: Any, key: bytes
+    plan: Plan,
+    out: Path,
+    cache: Path,
+    overwrite: Overwrite,
+    timeout: float | None,
+    parent: int,
+    address: Any,
+    key: bytes,
 ) -> None:
     """Set a worker process up."""
     global _state
@@ -86,7 +93,7 @@ def perform(piece: Piece, max_edges: int) -> bool:
 def _perform_and_listen(state: _State, piece: Piece, max_edges: int) -> bool:
     """Perform a piece; what it prints, and where it stands at the end of its time, goes to a file."""
     runner, tracker = state.runner, state.tracker
-    tracker.prefix = f"{describe(piece)}: "
+    tracker.prefix = f"{piece.title}: "
     path = output(runner, piece, state.parent)
     path.unlink(missing_ok=True)  # nothing is written through a link
     with new_output(path) as file, Bounded(path):

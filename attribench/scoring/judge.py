@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base.seeds import Seeds, derive
-from ..model.graphs import MAX_EDGES
+from ..base.limits import MAX_EDGES
+from ..base.pieces import Cell
+from ..base.seeds import derive
 from ..plugins.masks import normalise, random_like, threshold
 from ..plugins.method import Attribution
 from ..plugins.task import Problem
@@ -193,31 +194,29 @@ class Judge:
 
 
 def score_method(
-    name: str,
+    cell: Cell,
     problem: Problem,
     attributions: dict[str, Attribution],
     figures: Mapping[str, bool | int | float | None],
-    seeds: Seeds,
     max_edges: int,
 ) -> list[Scores]:
     """Score a method and its own controls, on the graphs that it finished.
 
     Args:
-        name: the method's.
-        problem: what it explained.
+        cell: whose they are; its controls draw from a stream of its own.
+        problem: what the method explained.
         attributions: of ``test`` graphs, and of ``validation`` and ``randomised`` ones where there are any.
         figures: what the method says about its fit.
-        seeds: of the cell, from which those of the controls are derived.
         max_edges: the most edges that one pass holds.
     """
     complete = attributions["test"].complete
     if complete is not None:
         problem, attributions = _finished_only(problem, attributions, complete)
     if complete is not None and not bool(complete.any()):
-        rows = [Scores(name, "method", {})]
+        rows = [Scores(cell.method, "method", {})]
     else:
         with Judge(problem, max_edges) as judge:
-            rows = judge.method_and_controls(name, attributions, seeds.controls)
+            rows = judge.method_and_controls(cell.method, attributions, cell.controls_stream)
     rows[0].figures |= {f"fit_{name}": value for name, value in figures.items()}
     if complete is not None:
         for row in rows:

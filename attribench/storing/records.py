@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ..base.errors import printable
+from ..base.pieces import Cell
 from ..examining.examination import Findings
 from ..scoring.figures import entry_of
 from ..scoring.row import Scores
-from .pieces import Cell
 
 Number = bool | int | float | None
 

@@ -10,23 +10,23 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ..base.errors import UserError
+from ..base.pieces import ProblemSpec
 from ..examining.layers import layer_names
 from ..model.output import NodeClassification, Output
 from ..model.output_binary import LinkPrediction
 from ..plugins.task import Problem, Split
-from .pieces import Grounds
 from .splits import SPLITS, Column, StoredProblem, StoredSplit
 
 _TARGETS: dict[type[Output], str] = {NodeClassification: "target", LinkPrediction: "pair"}
 """Graph attributes that name the nodes which a prediction is about."""
 
 
-def stored_problem(problem: Problem, grounds: Grounds, logits: Mapping[str, Tensor]) -> StoredProblem:
+def stored_problem(problem: Problem, spec: ProblemSpec, logits: Mapping[str, Tensor]) -> StoredProblem:
     """Return what is stored of a problem.
 
     Args:
         problem: that was examined.
-        grounds: what it is.
+        spec: what it is.
         logits: the model's output for validation and test graphs.
 
     Raises:
@@ -37,9 +37,9 @@ def stored_problem(problem: Problem, grounds: Grounds, logits: Mapping[str, Tens
         splits = {name: _stored_split(problem, problem.splits[name], logits[name]) for name in SPLITS}
         highest = [int(x.edge_type.max(initial=-1)) for x in splits.values() if x.edge_type is not None]
         return StoredProblem(
-            task=grounds.task,
-            data_seed=grounds.data_seed,
-            model_seed=grounds.model_seed,
+            task=spec.task,
+            data_seed=spec.data_seed,
+            model_seed=spec.model_seed,
             level=problem.output.level,
             layers=layer_names(problem.model, graphs.select(torch.arange(1, device=graphs.device))),
             edge_types=problem.edge_types if max(highest, default=-1) < len(problem.edge_types) else (),
@@ -48,7 +48,7 @@ def stored_problem(problem: Problem, grounds: Grounds, logits: Mapping[str, Tens
         )
     except ValidationError as error:
         why = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"{grounds.task}: {why}: mend the extras of its splits, or the names of its problem") from error
+        raise UserError(f"{spec.task}: {why}: mend the extras of its splits, or the names of its problem") from error
 
 
 def _stored_split(problem: Problem, split: Split, logits: Tensor) -> StoredSplit:

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..base.errors import UserError
 from ..base.files import write_atomically
-from ..plugins.configs import base_name
+from ..base.names import base_name
 
 KEPT = ("comparison", "scores", "tasks")
 END_MARK = "†"

@@ -13,10 +13,10 @@ import pandas as pd
 from statsmodels.stats.weightstats import DescrStatsW
 
 from ..base.files import write_atomically
-from ..plugins.configs import base_name
+from ..base.names import base_name
+from ..base.pieces import ProblemSpec
 from ..scoring.figures import CATALOGUE, LAST, Table, entry_of
 from ..scoring.row import Scores
-from ..storing.pieces import Grounds
 from ..storing.records import About, ProblemResult, Result
 from .glossary import glossary
 
@@ -68,7 +68,7 @@ class Report:
             fit_seeds = dict.fromkeys(
                 r.cell.fit_seed
                 for r in self.results
-                if r.cell.grounds == Grounds(problem.task, problem.data_seed, problem.model_seed)
+                if r.cell.problem == ProblemSpec(problem.task, problem.data_seed, problem.model_seed)
             )
             for row in problem.rows:
                 for fit_seed in fit_seeds:
