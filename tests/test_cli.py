@@ -152,7 +152,7 @@ def test_score_repeats_the_scoring_alone(copy: Path, cli: Cli, monkeypatch: pyte
 
 def test_score_reads_the_stored_attributions(copy: Path, cli: Cli) -> None:
     store, changed = CellStore(copy / "r"), 0
-    for path in store.cells.glob("*/attributions.npz"):
+    for path in store.cells.glob("*/attributions.safetensors"):
         record = store.record(path.parent.name)
         assert record is not None
         found = store.attributions(path.parent.name, record, torch.device("cpu"))
@@ -285,7 +285,7 @@ def test_ctrl_c_asks_for_no_further_model(cli: Cli, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(METHODS["gnnexplainer"], "attribute", interrupt)
     arguments = ["--methods", "integrated-gradients,gnnexplainer", "--seeds", "3", "--out", "r", "--cache-dir", "c"]
     assert cli("run", *SMALL, *arguments)[0] == 130
-    assert len(list(Path("c/models").glob("*/weights.npz"))) == 1
+    assert len(list(Path("c/models").glob("*/weights.safetensors"))) == 1
 
 
 PLUGIN = """
@@ -352,7 +352,7 @@ def test_score_runs_no_failed_cell_and_keeps_the_provenance(
 
 def test_a_damaged_record_is_run_again(copy: Path, cli: Cli) -> None:
     before = (copy / "r" / "scores.csv").read_bytes()
-    for path in (copy / "r" / "cells").glob("*/*.npz"):
+    for path in (copy / "r" / "cells").glob("*/*.safetensors"):
         path.write_bytes(b"PK not really")
     for path in (copy / "r").rglob("scores.*"):
         path.unlink()

@@ -136,7 +136,7 @@ def test_what_was_read_is_in_the_table_of_tasks_and_mixed_kinds_are_said(
 def test_of_the_bundled_files_nothing_new_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shutil.copy(labelling.DATA / "glove.npz", tmp_path)
+    shutil.copy(labelling.DATA / "glove.safetensors", tmp_path)
     monkeypatch.setattr(labelling, "DATA", tmp_path)
     write(tmp_path)
     bundled = task(tmp_path, data_dir="")

@@ -15,7 +15,6 @@ import stat
 import struct
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -165,104 +164,75 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 # Arrays.
 
 
-def described(shape: str = "(2,)", kind: str = "'<f4'", order: str = "False") -> str:
-    return f"{{'descr': {kind}, 'fortran_order': {order}, 'shape': {shape}, }}\n"
+def file_of(header: object, body: bytes = bytes(8), size: int | None = None) -> bytes:
+    """Return a file of safetensors: the size of its header, the header, and the bytes of the arrays."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if size is None else size) + text + body
 
 
-def npy(header: str = described(), body: bytes = bytes(8), version: bytes = b"\x01\x00") -> bytes:
-    size = struct.pack("<H" if version == b"\x01\x00" else "<I", len(header))
-    return b"\x93NUMPY" + version + size + header.encode() + body
-
-
-def archive(*members: bytes, name: str = "test/scores.npy", compression: int = zipfile.ZIP_STORED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as file:
-        for i, member in enumerate(members):
-            file.writestr(name if not i else f"{i}-{name}", member)
-    return buffer.getvalue()
-
-
-def listed(count: int, content: bytes, **fields: int) -> bytes:
-    """Return an archive with one member that its directory lists many times, with other ``fields``."""
-    data = archive(content)
-    start, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
-    entry = bytearray(data[start:end])
-    for name, value in fields.items():
-        form, at = {"flags": ("<H", 8), "compressed": ("<I", 20), "size": ("<I", 24), "offset": ("<I", 42)}[name]
-        struct.pack_into(form, entry, at, value)
-    number = min(count, 2**16 - 1)
-    finish = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, number, number, count * len(entry), start, 0)
-    return data[:start] + bytes(entry) * count + finish
+def header_of(
+    kind: str = "F32", shape: object = (2,), start: int = 0, end: int = 8, **more: object
+) -> dict[str, object]:
+    named = {"__metadata__": {"names": '["test/scores"]'}}
+    return {**named, "test/scores": {"dtype": kind, "shape": shape, "data_offsets": [start, end]}, **more}
 
 
 def nested(depth: int) -> str:
     return "[" * depth + "]" * depth
 
 
-MEMBERS = {
-    "a pickled object": npy(described("()", "'|O'"), PICKLE),
-    "pickled objects among numbers": npy(described("(1,)", "[('a', '<f4'), ('b', '|O')]"), PICKLE),
-    "a bare pickle": PICKLE,
-    "named fields": npy(described("(1,)", "[('a', '<f4'), ('b', '<f4')]")),
-    "arrays in an array": npy(described("(1,)", "('<f4', (2,))")),
-    "text": npy(described("(1,)", "'<U2'")),
-    "bytes": npy(described("(1,)", "'|S8'")),
-    "anything": npy(described("(1,)", "'|V8'")),
-    "dates": npy(described("(1,)", "'<M8[s]'")),
-    "complex numbers": npy(described("(1,)", "'<c8'")),
-    "a kind that there is not": npy(described("(1,)", "'<f77'")),
-    "truth values above 1": npy(described("(8,)", "'|b1'"), bytes([0, 1, 2, 255, 1, 0, 1, 0])),
-    "a trillion numbers": npy(described(f"({10**12},)")),
-    "more numbers than can be counted": npy(described(f"({2**62}, {2**62})")),
-    "more empty rows than can be counted": npy(described(f"(0, {10**30})"), b""),
-    "a negative size": npy(described("(-2,)")),
-    "two negative sizes": npy(described("(-2, -1)")),
-    "a size that is no whole number": npy(described("(2.0,)")),
-    "a shape that is no tuple": npy(described("2")),
-    "too few bytes": npy(body=bytes(7)),
-    "too many bytes": npy(body=bytes(9)),
-    "no bytes": npy(body=b""),
+def npz_of(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, array)
+    return buffer.getvalue()
+
+
+VALID = file_of(header_of())
+SHARED = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+FILES = {
+    "a pickle": PICKLE,
+    "an archive of arrays": npz_of(np.zeros(3)),
+    "an archive of pickled objects": npz_of(np.array([{}], dtype=object)),
     "nothing": b"",
-    "another magic": b"\x93NUMPX" + npy()[6:],
-    "a version to come": npy(version=b"\x09\x00"),
-    "a version with text in other alphabets": npy(version=b"\x03\x00"),
-    "a header that ends early": npy()[:20],
-    "a header of megabytes": npy(described() + " " * 4 * MIB, version=b"\x02\x00"),
-    "a header that says it is longer": b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1) + described().encode(),
-    "a header of brackets": npy("(" * 9000),
-    "a header of signs": npy(described("(" + "-" * 9000 + "2,)")),
-    "a header with a number of many digits": npy(described(f"({'9' * 9000},)")),
-    "a header that is code": npy(described("__import__('os').mkdir('exploded')")),
-    "a header that is no text": npy("\0" * 20),
-    "a header without a shape": npy("{'descr': '<f4', 'fortran_order': False}"),
-    "a header of more": npy(described()[:-2] + "'evil': 1}"),
-}
-VALID = archive(npy())
-ARCHIVES = {
-    **{name: archive(member) for name, member in MEMBERS.items()},
-    "an empty file": b"",
     "half a file": VALID[: len(VALID) // 2],
     "a file without its end": VALID[:-1],
-    "a file without its start": VALID[40:],
-    "a bare pickle instead of an archive": PICKLE,
-    "a bare array instead of an archive": npy(),
-    "a compressed bomb": archive(npy(described(f"({64 * MIB},)"), bytes(256 * MIB)), compression=zipfile.ZIP_DEFLATED),
-    "a little bomb": archive(npy(body=bytes(8)), compression=zipfile.ZIP_DEFLATED),
-    "another compression": archive(npy(), compression=zipfile.ZIP_LZMA),
-    "members that share bytes": listed(1000, npy(described(f"({MIB // 4},)"), bytes(MIB))),
-    "members that say they are larger": listed(1, npy(), size=2**32 - 2),
-    "members that say that all is larger": listed(1, npy(), size=2**32 - 2, compressed=2**32 - 2),
-    "members that lie outside the file": listed(1, npy(), offset=2**31),
-    "members under a password": listed(1, npy(), flags=1),
-    "very many members": listed(150_000, b""),
-    "a name of two lines": archive(npy(body=b""), name="scores\n\x1b[2Jerror: nothing.npy"),
+    "a file without its start": VALID[8:],
+    "too many bytes": VALID + b"1",
+    "a kind that there is not": file_of(header_of("F77")),
+    "a kind that numpy does not know": file_of(header_of("F8_E5M2", (8,))),
+    "truth values above 1": file_of(header_of("BOOL", (8,)), bytes([0, 1, 2, 255, 1, 0, 1, 0])),
+    "a trillion numbers": file_of(header_of(shape=(10**12,))),
+    "more numbers than can be counted": file_of(header_of(shape=(2**62, 2**62))),
+    "a negative size": file_of(header_of(shape=(-2,))),
+    "a size that is no whole number": file_of(header_of(shape=(2.5,))),
+    "a shape that is no list": file_of(header_of(shape=2)),
+    "bytes that lie outside the file": file_of(header_of(start=2**40, end=2**40 + 8)),
+    "bytes that end before they start": file_of(header_of(start=8, end=0)),
+    "arrays that share bytes": file_of(header_of(other=SHARED)),
+    "bytes of no array": file_of(header_of(), bytes(16)),
+    "a header that says it is longer": file_of(header_of(), size=2**63),
+    "a header of megabytes": file_of(b" " * 128 * MIB),
+    "a header of brackets": file_of(nested(9000).encode()),
+    "a header that is no text": file_of(b"\xff" * 20),
+    "a header that is no table": file_of([1, 2]),
+    "no names": file_of({"test/scores": SHARED}),
+    "names of other arrays": file_of({**header_of(), "__metadata__": {"names": '["other"]'}}),
+    "names that are none": file_of({**header_of(), "__metadata__": {"names": "{"}}),
+    "names that are numbers": file_of({**header_of(), "__metadata__": {"names": "[1]"}}),
+    "an array without a name": file_of(header_of(other={"dtype": "F32", "shape": [0], "data_offsets": [8, 8]})),
+    "a name of two lines": file_of({"scores\n\x1b[2Jerror: nothing": SHARED}),
 }
 
 
-@pytest.mark.parametrize("name", ARCHIVES)
+def test_the_file_that_the_others_are_made_of_is_read(tmp_path: Path) -> None:
+    (tmp_path / "arrays.safetensors").write_bytes(VALID)
+    assert read_arrays(tmp_path / "arrays.safetensors")["test/scores"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_arrays_are_read_from_nothing_else(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "arrays.npz"
-    path.write_bytes(ARCHIVES[name])
+    path = tmp_path / "arrays.safetensors"
+    path.write_bytes(FILES[name])
     with pytest.raises(DamagedError) as error, guarded():
         read_arrays(path)
     assert str(error.value).startswith(f"{path}: ")
@@ -280,28 +250,13 @@ def test_what_is_not_hostile_is_read(tmp_path: Path) -> None:
         "other/end": values.astype(">f4"),
         "truth": values > 3,
     }
-    np.savez(tmp_path / "theirs.npz", **arrays)
-    write_arrays(tmp_path / "ours.npz", arrays)
-    for name in ("theirs.npz", "ours.npz"):
-        read = read_arrays(tmp_path / name)
-        assert list(read) == list(arrays)
-        for key, array in arrays.items():
-            np.testing.assert_array_equal(read[key], array)
-            assert read[key].dtype == array.dtype
-    (tmp_path / "second.npz").write_bytes(archive(npy(version=b"\x02\x00")))
-    assert read_arrays(tmp_path / "second.npz")["test/scores"].tolist() == [0, 0]
-
-
-def test_attributions_in_fortran_order_are_the_same(tmp_path: Path) -> None:
-    store, scores = CellStore(tmp_path), torch.arange(6.0).view(2, 3) / 6
-    store.save(KEY, {"status": "ok", "reason": "", "costs": {}, "figures": {}}, {"test": Attribution(scores)}, "")
-    columns = np.asfortranarray(scores.numpy())
-    checksum = write_arrays(store.cells / KEY / "attributions.npz", {"test/scores": columns})
-    saved = store.record(KEY)
-    assert saved is not None
-    record = saved.model_copy(update={"checksum": checksum})
-    assert b"'fortran_order': True" in (store.cells / KEY / "attributions.npz").read_bytes()
-    assert torch.equal(store.attributions(KEY, record, CPU)["test"].scores, scores)
+    write_arrays(tmp_path / "ours", arrays)
+    read = read_arrays(tmp_path / "ours")
+    assert list(read) == list(arrays)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(read[key], array)
+        assert read[key].dtype == array.dtype.newbyteorder("=")
+        assert read[key].flags.writeable
 
 
 def test_a_file_that_takes_no_space_on_disk_takes_none_in_memory(tmp_path: Path) -> None:
@@ -311,8 +266,8 @@ def test_a_file_that_takes_no_space_on_disk_takes_none_in_memory(tmp_path: Path)
     )
     record = store.record(KEY)
     assert record is not None
-    os.truncate(store.cells / KEY / "attributions.npz", 1024 * MIB)
-    with pytest.raises(DamagedError, match=r"attributions\.npz: the checksum does not match"), guarded():
+    os.truncate(store.cells / KEY / "attributions.safetensors", 1024 * MIB)
+    with pytest.raises(DamagedError, match=r"attributions\.safetensors: the checksum does not match"), guarded():
         store.attributions(KEY, record, CPU)
 
 
@@ -424,13 +379,13 @@ class Folder:
         """Return a file by what it is."""
         return {
             "record": self.cell / "record.json",
-            "attributions": self.cell / "attributions.npz",
+            "attributions": self.cell / "attributions.safetensors",
             "scores": self.cell / "scores" / "scores.json",
-            "per graph": self.cell / "scores" / "per_graph.npz",
+            "per graph": self.cell / "scores" / "per_graph.safetensors",
             "problem": self.problem / "scores" / "scores.json",
-            "problem per graph": self.problem / "scores" / "per_graph.npz",
+            "problem per graph": self.problem / "scores" / "per_graph.safetensors",
             "model": self.model / "model.json",
-            "weights": self.model / "weights.npz",
+            "weights": self.model / "weights.safetensors",
         }[name]
 
     def unscored(self) -> None:
@@ -723,10 +678,10 @@ def test_score_names_what_is_damaged_and_runs_no_method(
     folder: Folder, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(METHODS["integrated-gradients"], "attribute", None)
-    for name in ("a pickled object", "a bare pickle", "a compressed bomb", "an empty file"):
-        data = ARCHIVES[name]
+    for name in ("a pickle", "an archive of pickled objects", "a trillion numbers", "nothing"):
+        data = FILES[name]
         folder.file("attributions").write_bytes(data)
-        for words in ("attributions.npz: the checksum does not match", "attributions.npz"):
+        for words in ("attributions.safetensors: the checksum does not match", "attributions.safetensors"):
             code, out, err = cli("score", "r", "--cache-dir", "c")
             assert code == 1
             assert words.replace(" ", "") in "".join(out.split())
@@ -764,15 +719,6 @@ def saved(content: Any, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def repacked(data: bytes, compression: int, **members: bytes) -> bytes:
-    """Return an archive with other members, and other compression."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", compression) as new:
-        for member in old.infolist():
-            new.writestr(member.filename, members.get(Path(member.filename).name, old.read(member)))
-    return buffer.getvalue()
-
-
 def other_weights(change: Change) -> Any:
     state: dict[Any, Any] = {name: x + 1 for name, x in Model().state_dict().items()}
     change(state)
@@ -782,8 +728,8 @@ def other_weights(change: Change) -> Any:
 def kept(state: dict[str, Any]) -> bytes:
     """Return weights as the cache keeps them."""
     with tempfile.TemporaryDirectory() as folder:
-        write_arrays(Path(folder) / "weights.npz", {name: np.asarray(value) for name, value in state.items()})
-        return (Path(folder) / "weights.npz").read_bytes()
+        write_arrays(Path(folder) / "weights.safetensors", {name: np.asarray(value) for name, value in state.items()})
+        return (Path(folder) / "weights.safetensors").read_bytes()
 
 
 def weights() -> dict[str, bytes]:
@@ -796,17 +742,13 @@ def weights() -> dict[str, bytes]:
         "weights as torch saves them": saved(other_weights(list)),
         "a pickled object among weights": saved(other_weights(lambda state: state.update(bomb=Bomb()))),
         "a pickle in the old format": saved(Bomb(), _use_new_zipfile_serialization=False),
-        "another pickle in the archive": repacked(good, zipfile.ZIP_STORED, **{"first.weight.npy": PICKLE}),
-        "a compressed bomb": repacked(good, zipfile.ZIP_DEFLATED, **{"first.weight.npy": bytes(512 * MIB)}),
-        "fewer bytes than numbers": repacked(good, zipfile.ZIP_STORED, **{"first.weight.npy": bytes(4)}),
-        "arrays": archive(npy()),
+        "arrays": VALID,
         "a list": saved([torch.zeros(2)]),
         "a number": saved(3),
         "numbers for names": kept(other_weights(lambda state: state.update({"3": torch.zeros(2)}))),
         "another shape": kept(other_weights(lambda state: state.update({"second.bias": torch.zeros(3)}))),
         "a weight that is missing": kept(other_weights(lambda state: state.pop("second.bias"))),
         "a weight too many": kept(other_weights(lambda state: state.update(third=torch.zeros(2)))),
-        "a weight that is text": kept(other_weights(lambda state: state.update({"second.bias": "evil"}))),
     }
 
 
@@ -816,7 +758,7 @@ WEIGHTS = weights()
 def store_model(cache: ModelCache, data: bytes, described: Any = None) -> Path:
     path = cache.folder / "m"
     path.mkdir()
-    (path / "weights.npz").write_bytes(data)
+    (path / "weights.safetensors").write_bytes(data)
     content = {"checksum": hashlib.sha256(data).hexdigest(), "figures": {"epochs": 2.0}}
     (path / "model.json").write_bytes(checked(content if described is None else described))
     return path
@@ -842,7 +784,7 @@ def test_weights_that_cannot_be_these_are_trained_again(
 ) -> None:
     cache = ModelCache(tmp_path)
     path = store_model(cache, WEIGHTS[name])
-    assert_trained_again(cache, path / "weights.npz", caplog)
+    assert_trained_again(cache, path / "weights.safetensors", caplog)
 
 
 def test_no_weights_are_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

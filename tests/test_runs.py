@@ -386,7 +386,7 @@ def assert_nothing_is_half_written(root: Path) -> None:
         if stored is not None and stored.attributions:
             store.attributions(cell.name, stored, torch.device("cpu"))
     for model in (root / "c" / "models").glob("[!.]*/"):
-        assert {path.name for path in model.iterdir()} == {"weights.npz", "model.json", "data.json"}
+        assert {path.name for path in model.iterdir()} == {"weights.safetensors", "model.json", "data.json"}
 
 
 def renew(root: Path, whole: Whole) -> None:
@@ -495,12 +495,12 @@ def test_damaged_files_are_named_and_made_again(whole: Whole, tmp_path: Path) ->
     unscored = cell_of(tmp_path, "integrated-gradients", 0)
     shutil.rmtree(unscored / "scores")
     damage = {
-        first / "weights.npz": flip,
+        first / "weights.safetensors": flip,
         second / "model.json": cut,
         cell_of(tmp_path, "gnnexplainer", 0) / "record.json": cut,
         cell_of(tmp_path, "graphmask", 1) / "scores" / "scores.json": flip,
-        cell_of(tmp_path, "information-bottleneck", 1) / "scores" / "per_graph.npz": flip,
-        unscored / "attributions.npz": flip,
+        cell_of(tmp_path, "information-bottleneck", 1) / "scores" / "per_graph.safetensors": flip,
+        unscored / "attributions.safetensors": flip,
     }
     for path, do in damage.items():
         do(path)

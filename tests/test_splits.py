@@ -239,9 +239,9 @@ def edited(tmp_path: Path) -> Callable[[Edit], StoredProblem | None]:
         store.save_problem(KEY, taken(nodes()))
         folder = store.cells / KEY / "splits"
         content = json.loads((folder / "splits.json").read_text())["content"]
-        arrays = read_arrays(folder / "splits.npz")
+        arrays = read_arrays(folder / "splits.safetensors")
         change(content, arrays)
-        content["checksum"] = write_arrays(folder / "splits.npz", arrays)
+        content["checksum"] = write_arrays(folder / "splits.safetensors", arrays)
         dump_checked(folder / "splits.json", content)
         return store.problem(KEY)
 
@@ -334,7 +334,7 @@ def runner(tmp_path: Path) -> Runner:
     return Runner(plan, CellStore(tmp_path / "r"), ModelCache(tmp_path / "c"))
 
 
-@pytest.mark.parametrize("damage", ["splits.npz", "splits.json", None])
+@pytest.mark.parametrize("damage", ["splits.safetensors", "splits.json", None])
 def test_what_is_damaged_or_missing_is_made_again(runner: Runner, damage: str | None) -> None:
     (spec,) = runner.plan.problems()
     key = runner.keys[spec]

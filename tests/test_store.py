@@ -171,7 +171,9 @@ def test_a_damaged_record_is_no_record(tmp_path: Path, text: str) -> None:
     assert store.scores(KEY, "s") is None
 
 
-@pytest.mark.parametrize("name", ["record.json", "attributions.npz", "scores/scores.json", "scores/per_graph.npz"])
+@pytest.mark.parametrize(
+    "name", ["record.json", "attributions.safetensors", "scores/scores.json", "scores/per_graph.safetensors"]
+)
 def test_a_changed_byte_is_noticed(tmp_path: Path, name: str) -> None:
     store = CellStore(tmp_path)
     store.save(KEY, ended(figures={"figure": 0.123456}), {"test": FULL}, "")
@@ -184,9 +186,9 @@ def test_a_changed_byte_is_noticed(tmp_path: Path, name: str) -> None:
     record = store.record(KEY)
     if name == "record.json":
         assert record is None
-    elif name == "attributions.npz":
+    elif name == "attributions.safetensors":
         assert record is not None
-        with pytest.raises(DamagedError, match=r"attributions\.npz: the checksum does not match"):
+        with pytest.raises(DamagedError, match=r"attributions\.safetensors: the checksum does not match"):
             store.attributions(KEY, record, CPU)
     else:
         assert store.scores(KEY, "s") is None
@@ -253,19 +255,20 @@ def test_pickled_attributions_and_models_are_not_loaded(tmp_path: Path, caplog: 
     record = store.record(KEY)
     assert record is not None
     arrays: dict[str, Any] = {"test/scores": np.array([Bomb(exploded)], dtype=object)}
-    np.savez(store.cells / KEY / "attributions.npz", **arrays)
+    with (store.cells / KEY / "attributions.safetensors").open("wb") as file:
+        np.savez(file, **arrays)
     with pytest.raises(DamagedError, match="checksum"):
         store.attributions(KEY, record, CPU)
-    with pytest.raises(DamagedError, match="its header is not one that is written for numbers"):
-        read_arrays(store.cells / KEY / "attributions.npz")
+    with pytest.raises(DamagedError, match="SafetensorError"):
+        read_arrays(store.cells / KEY / "attributions.safetensors")
     cache = ModelCache(tmp_path)
     (cache.folder / "m").mkdir(parents=True)
-    torch.save(Bomb(exploded), cache.folder / "m" / "weights.npz")
-    checksum = hashlib.sha256((cache.folder / "m" / "weights.npz").read_bytes()).hexdigest()
+    torch.save(Bomb(exploded), cache.folder / "m" / "weights.safetensors")
+    checksum = hashlib.sha256((cache.folder / "m" / "weights.safetensors").read_bytes()).hexdigest()
     described = {"checksum": checksum, "figures": {}}
     write_json(cache.folder / "m" / "model.json", {"checksum": digest(described), "content": described})
     assert cache.load_or_train("m", Model(), lambda: {"trained": 1.0}) == {"trained": 1.0}
-    assert "weights.npz is damaged" in caplog.text
+    assert "weights.safetensors is damaged" in caplog.text
     assert not exploded.exists()
     assert cache.load_or_train("m", Model(), dict) == {"trained": 1.0}  # mended
 

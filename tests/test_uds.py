@@ -331,16 +331,16 @@ def test_the_notice_names_sources_and_licences() -> None:
         assert part in notice
     assert {path.name for path in DATA.iterdir()} == {
         *(f"{split}.conll09.gz" for split in uds.SPLITS),
-        "glove.npz",
+        "glove.safetensors",
         "NOTICE",
     }
 
 
 def test_the_bundled_vectors_are_gloves() -> None:
-    words, vectors = glove.load_vectors(DATA / "glove.npz")
+    words, vectors = glove.load_vectors(DATA / "glove.safetensors")
     assert words == sorted(set(words))
     assert (vectors.shape, vectors.dtype) == ((len(words), 50), np.float32)
-    assert read_arrays(DATA / "glove.npz")["vectors"].dtype == np.float16
+    assert read_arrays(DATA / "glove.safetensors")["vectors"].dtype == np.float16
     # the first values of "the" in glove.6B.50d.txt
     assert np.allclose(vectors[words.index("the")][:4], [0.418, 0.24968, -0.41242, 0.1217], atol=1e-3)
     known = set(words)
@@ -392,7 +392,7 @@ def test_other_text_files_are_no_vectors(tmp_path: Path, content: bytes | None, 
 
 @pytest.mark.parametrize("kind", ["absent", "damaged", "names", "lengths", "numbers", "encoding"])
 def test_other_arrays_are_no_vectors(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "a.npz"
+    path = tmp_path / "a.safetensors"
     arrays = {"vectors": np.zeros((2, 3)), "words": np.frombuffer(b"a\nb", np.uint8)}
     changes = {
         "lengths": {"words": np.frombuffer(b"a", np.uint8)},

@@ -26,7 +26,7 @@ from ..storing.records import About
 from .plan import Plan, select_device
 
 NAME = "run.json"
-SCHEMA = 1
+SCHEMA = 2
 """Of results folders; it rises when what is in them can no longer be read."""
 
 

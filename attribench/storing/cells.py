@@ -86,7 +86,7 @@ class CellStore:
                 described[split] = {"scale": attribution.scale, "per_layer": attribution.per_layer}
                 arrays.update({f"{split}/{name}": x for name, x in _to_arrays(attribution).items()})
             if arrays:
-                checksum = write_arrays(draft / "attributions.npz", arrays)
+                checksum = write_arrays(draft / "attributions.safetensors", arrays)
             if log:
                 (draft / "log.txt").write_text(log, encoding="utf-8", errors="replace")
             dump_checked(draft / "record.json", {**record, "attributions": described, "checksum": checksum})
@@ -120,7 +120,7 @@ class CellStore:
         Raises:
             DamagedError: when the file is not the one that was written.
         """
-        path = self._folder(key) / "attributions.npz"
+        path = self._folder(key) / "attributions.safetensors"
         arrays = read_arrays(path, record.checksum)
         try:
             return {
@@ -143,9 +143,9 @@ class CellStore:
         try:
             if content.pop("key") != score_key:
                 return None
-            return read_scores(content, read_arrays(folder / "per_graph.npz", content.pop("checksum")))
+            return read_scores(content, read_arrays(folder / "per_graph.safetensors", content.pop("checksum")))
         except (DamagedError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-            say_damaged(folder / ("per_graph.npz" if isinstance(error, DamagedError) else "scores.json"))
+            say_damaged(folder / ("per_graph.safetensors" if isinstance(error, DamagedError) else "scores.json"))
             return None
 
     def save_scores(self, key: str, score_key: str, scores: StoredScores) -> None:
@@ -155,7 +155,7 @@ class CellStore:
             draft.mkdir()
             columns = {f"{i}/{name}": x for i, row in enumerate(scores.rows) for name, x in row.per_graph.items()}
             columns |= {f"mask/{i}": row.mask for i, row in enumerate(scores.rows) if row.mask is not None}
-            checksum = write_arrays(draft / "per_graph.npz", columns)
+            checksum = write_arrays(draft / "per_graph.safetensors", columns)
             rows = [asdict(replace(row, per_graph={}, mask=None)) for row in scores.rows]
             findings = None if scores.findings is None else asdict(scores.findings)
             content = {**vars(scores), "findings": findings, "rows": rows, "key": score_key, "checksum": checksum}

@@ -61,7 +61,7 @@ class ModelCache:
     def _load(self, path: Path, model: GraphModel) -> dict[str, float] | None:
         if path.is_symlink() or not path.exists():
             return None
-        weights = path / "weights.npz"
+        weights = path / "weights.safetensors"
         described = read_checked(path / "model.json")
         if described is None:
             return None
@@ -86,7 +86,7 @@ class ModelCache:
 
         def write(draft: Path) -> None:
             draft.mkdir()
-            checksum = write_arrays(draft / "weights.npz", state)
+            checksum = write_arrays(draft / "weights.safetensors", state)
             dump_checked(draft / "model.json", {"checksum": checksum, "figures": figures})
 
         write_atomically(path, write)

