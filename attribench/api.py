@@ -23,7 +23,6 @@ from .running.options import RunOptions
 from .running.plan import Plan, select_device
 from .running.pool import Workers, default_jobs
 from .running.provenance import provenance
-from .running.results import problem_result
 from .running.runner import REFUSED, Runner
 from .storing.cells import CellStore
 from .storing.models import ModelCache
@@ -131,7 +130,8 @@ def score(folder: Path, plugins: list[str], data_dir: str | None, cache_dir: str
 def about(plan: Plan) -> dict[str, About]:
     """Return what the tasks of a plan say of themselves."""
     configs = plan.configs()
-    return {name: About(TASKS[name].summary(), TASKS[name](configs[name]).published()) for name in plan.tasks}
+    tasks = {name: TASKS[name](configs[name]) for name in plan.tasks}
+    return {name: About(task.summary(), task.published(), task.meanings) for name, task in tasks.items()}
 
 
 class _Tables:
@@ -186,7 +186,7 @@ class _Tables:
         """Write the tables, and return how a command ended."""
         ordered = sorted(self._results.values(), key=lambda result: _place(result.cell))
         told: list[ProblemResult] = [
-            problem_result(spec, stored)
+            ProblemResult.of(spec, stored)
             for spec, stored in sorted(self._problems.items(), key=lambda pair: (pair[0].task, *pair[0].seeds))
             if stored is not None and stored.status == "ok"
         ]

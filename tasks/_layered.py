@@ -174,6 +174,13 @@ class Layered(Task):
 
     Config = LayeredConfig
     quick = {"depth": 3, "train": 60, "validation": 30, "test": 30}
+    meanings = {
+        "test": "accuracy on test graphs",
+        "audit_gold_alone": "share of test graphs whose prediction is right with the gold messages alone",
+        "audit_gold_largest_change": "largest change of a logit when the gold messages alone are kept",
+        "positive": "share of test graphs with label 1",
+        "gold_share": "share of messages that are gold",
+    }
     edge_types: ClassVar[tuple[str, ...]]
     #: The product of these with the target's signal is compared with 1/2.
     read: ClassVar[tuple[float, ...]] = (1.0,)

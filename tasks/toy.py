@@ -123,6 +123,20 @@ class Toy(Task):
     name = "toy"
     Config = ToyConfig
     quick = {"train": 400, "validation": 60, "test": 60, "colours": 3, "width": 16, "hidden": 32, "epochs": 40}
+    meanings = {
+        "epochs": "epochs until training and validation graphs were all right",
+        "train": "accuracy on training graphs",
+        "validation": "accuracy on validation graphs",
+        "test": "accuracy on test graphs",
+        "audit_recolour_other": "accuracy after other edges than gold were recoloured, against the new label",
+        "audit_recolour_gold": "accuracy after gold edges were recoloured, against the new label",
+        "audit_remove_other": "accuracy after other edges than gold were removed, against the new label",
+        "audit_remove_gold": "accuracy after gold edges were removed, against the new label",
+        "audit_recolour_other_changed": "share of graphs that recolouring of other edges changed",
+        "audit_recolour_gold_changed": "share of graphs that recolouring of gold edges changed",
+        "audit_remove_other_changed": "share of graphs that removal of other edges changed",
+        "audit_remove_gold_changed": "share of graphs that removal of gold edges changed",
+    }
     model: ClassVar[type[ToyModel]] = ToyModel
     config: ToyConfig
 

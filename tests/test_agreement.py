@@ -9,7 +9,7 @@ from helpers import bare_batch
 
 from attribench.model.output import GraphClassification
 from attribench.scoring.agreement import layer_ablations, layer_shares, rank_agreement
-from attribench.scoring.curves import mean_over_graphs
+from attribench.scoring.grids import mean_over_graphs
 
 OUTPUT = GraphClassification()
 

@@ -12,7 +12,7 @@ from attribench.base.limits import MAX_EDGES
 from attribench.model.graphs import GraphBatch
 from attribench.model.output import GraphClassification
 from attribench.plugins.masks import top_shares
-from attribench.scoring.curves import (
+from attribench.scoring.grids import (
     DROPPED,
     GRID,
     SparsityCurve,

@@ -12,7 +12,7 @@ from torch_geometric.nn import FastRGCNConv, GraphConv, MessagePassing, RGCNConv
 
 from attribench.model.call import Call
 from attribench.model.driver import Driver, Session
-from attribench.model.drivers import DRIVERS, driver_of, layers_without_messages
+from attribench.model.driver_list import DRIVERS, driver_of, layers_without_messages
 from attribench.model.gates import Gates, UnsupportedModelError
 from attribench.model.graphs import GraphBatch
 from attribench.model.integrity import differences, fingerprint

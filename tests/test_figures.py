@@ -16,12 +16,16 @@ from attribench.base.closure import modules_reached
 from attribench.base.errors import UserError
 from attribench.cli import main
 from attribench.plugins.method import Attribution
+from attribench.plugins.registry import TASKS
 from attribench.scoring import scorers as registry
 from attribench.scoring.figures import CATALOGUE, LAST, entry_of, figure_of, needs_of
 from attribench.scoring.judge import Judge
 from attribench.scoring.row import Scores
 from attribench.scoring.scorers import GOLD, NO_GOLD, SEVERAL_LAYERS, THRESHOLD, Made, Value, View, scorer, scorers
 from attribench.telling.glossary import glossary
+from attribench.telling.tables import KEYS
+
+REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 
 
 @pytest.fixture
@@ -81,9 +85,18 @@ def test_an_unknown_figure_has_its_name_and_goes_last() -> None:
     unknown = figure_of("wonder")
     assert (unknown.name, unknown.label, unknown.meaning, unknown.higher_is_better) == ("wonder", "wonder", "", None)
     assert unknown.place == unknown.compared == LAST
-    table = glossary({"scores": ["wonder", "f1", "status"], "tasks": ["test"]})
+    table = glossary({"scores": ["wonder", "f1", "status"], "tasks": ["test"]}, {"test": "accuracy", "f1": "theirs"})
     assert table["figure"].tolist() == ["f1", "wonder", "test"]
     assert table["label"].tolist() == ["F1", "wonder", "test"]
+    assert table["meaning"].tolist() == [figure_of("f1").meaning, "", "accuracy"]
+
+
+@pytest.mark.parametrize("path", sorted(REFERENCE.glob("*/*/tasks.csv")), ids=lambda path: "-".join(path.parts[-3:-1]))
+def test_every_figure_of_the_tasks_that_come_along_has_a_meaning(path: Path) -> None:
+    frame = pd.read_csv(path)
+    said = {name: meaning for task in frame["task"] for name, meaning in TASKS[task].meanings.items()}
+    table = glossary({"tasks": [str(name) for name in frame if name not in KEYS]}, said)
+    assert table.loc[table["meaning"] == "", "figure"].tolist() == []
 
 
 def test_needs_are_said_and_honoured(own_scorers: None) -> None:

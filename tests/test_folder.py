@@ -68,7 +68,7 @@ def test_tables_do_not_depend_on_the_order_of_commands(run: Run) -> None:
     for name in ("comparison", "scores", "layers", "per_graph", "tasks"):
         assert Path(f"a/{name}.csv").read_bytes() == Path(f"b/{name}.csv").read_bytes()
     runs = json.loads(Path("a/run.json").read_text())
-    assert runs["schema"] == 1
+    assert runs["schema"] == 2
     assert len(runs["runs"]) == 3
 
 
@@ -141,4 +141,4 @@ def test_a_folder_of_an_earlier_version_is_refused_in_a_line(run: Run) -> None:
     Path("a/run.json").write_text(json.dumps({"plan": {}, "cells": []}))
     code, err = run("--task", "toy", *SMALL, "--methods", "erasure-greedy", "--out", "a")
     assert (code, err.count("\n")) == (2, 1)
-    assert "expected a folder of schema 1; an earlier version wrote a/run.json: choose another --out" in err
+    assert "expected a folder of schema 2; an earlier version wrote a/run.json: choose another --out" in err

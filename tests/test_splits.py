@@ -31,7 +31,7 @@ from attribench.running.runner import Runner
 from attribench.storing.cells import CellStore
 from attribench.storing.models import ModelCache
 from attribench.storing.snapshot import stored_problem
-from attribench.storing.splits import SPLITS, StoredProblem, StoredSplit, problem_key
+from attribench.storing.stored_problem import SPLITS, StoredProblem, StoredSplit, problem_key
 
 SMALL = {"train": 100, "validation": 12, "test": 10, "colours": 3, "width": 4, "hidden": 8, "epochs": 2}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -389,7 +389,10 @@ def test_storing_is_no_part_of_any_key() -> None:
     roots = ("attribench.plugins.task", "attribench.explaining.job", "attribench.scoring.judge")
     reached = modules_reached(*roots, *plugin_modules(TASKS["toy"]), *plugin_modules(METHODS["graphmask"]))
     assert "attribench.scoring.judge" in reached
-    assert not {"attribench.storing.splits", "attribench.storing.snapshot", "attribench.examining.layers"} & reached
+    assert (
+        not {"attribench.storing.stored_problem", "attribench.storing.snapshot", "attribench.examining.layers"}
+        & reached
+    )
     assert digest({"task": "toy", "max_edges": 1}) == problem_key(
         {"task": "toy", "max_edges": 1, "method": "m", "fit_seed": 0}
     ).removeprefix("problem-")

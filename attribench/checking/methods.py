@@ -1,4 +1,4 @@
-"""The contract that every method and every task keeps; ``check NAME`` and the tests run it on each registered plugin.
+"""The contract that every method keeps, which ``check NAME`` and the tests run, and the door to a task's.
 
 Methods are checked on an untrained R-GCN over random graphs, one and three layers deep, in float64.
 """

@@ -16,7 +16,7 @@ from ..model.gates import Gates, UnsupportedModelError
 from ..model.integrity import evaluating
 from ..model.refusals import compiled
 from .outputs import check_whole, plain_outputs
-from .passes import check_independence, check_isolation, check_recorded, check_repetition
+from .plain_passes import check_independence, check_isolation, check_recorded, check_repetition
 from .reach import may_replay, reach
 from .splits import SPLITS, check_gold, check_precision, check_splits, sample
 from .strays import find_leak, find_stray

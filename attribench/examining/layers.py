@@ -8,7 +8,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from ..model.driver import Pass, Session
-from ..model.drivers import drivers
+from ..model.driver_list import drivers
 from ..model.graphs import GraphBatch
 from ..model.integrity import evaluating
 from ..model.model import GraphModel

@@ -15,7 +15,7 @@ from ..model.gates import Gates, Recording
 from ..model.graphs import GraphBatch
 from ..model.integrity import module_state
 from .outputs import check_closed
-from .passes import same
+from .plain_passes import same
 
 if TYPE_CHECKING:
     from ..plugins.task import Problem

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .driver import Driver, Pass, Session
-from .drivers import drivers
+from .driver_list import drivers
 from .graphs import LEVELS, GraphBatch
 from .integrity import evaluating
 from .isolation import Watch, copied

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..base.limits import MAX_EDGES
 from ..model.baseline import Baseline, as_baselines
-from ..model.drivers import layers_without_messages
+from ..model.driver_list import layers_without_messages
 from ..model.gates import Gates
 from ..model.graphs import GraphBatch
 from ..model.model import GraphModel

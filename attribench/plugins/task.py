@@ -196,6 +196,8 @@ class Task(ABC):
     family: ClassVar[str] = ""
     #: The option that says how many test graphs are explained; `bench` sets it.
     size_option: ClassVar[str] = "test"
+    #: What the figures of its problems mean, by name, for the glossary of the tables.
+    meanings: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config

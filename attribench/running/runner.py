@@ -1,4 +1,4 @@
-"""Performs the pieces of a run: cells (task, method, data seed, model seed, fit seed) and what they stand on.
+"""Performs the pieces of a run: cells, and the problems that they are of.
 
 Everything goes through the results folder: :meth:`Runner.perform` does one piece of work and leaves what it found
 there, and :meth:`Runner.load` reads it back. So it does not matter which process does a piece, or whether an earlier
@@ -34,7 +34,6 @@ from .options import Overwrite
 from .plan import Plan
 from .problems import Problems
 from .provenance import git_commit
-from .results import cell_result
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ class Runner:
         scores = self.store.scores(key, score_key(key))
         if scores is None or scores.status != "ok":
             return False
-        self._finished[piece] = cell_result(piece, record, scores)
+        self._finished[piece] = Result.of(piece, record, scores)
         return True
 
     def perform(self, piece: Piece, max_edges: int | None = None, *, wait: bool = True) -> bool:
@@ -159,7 +158,7 @@ class Runner:
             return Result(cell, record, [], self.store.log(key))
         stored = self.store.scores(key, score_key(key))
         reason = f"expected its scores in {self.store.cells / key}; they are not there: run it again"
-        return cell_result(cell, record, stored or StoredScores(status="failed", reason=reason))
+        return Result.of(cell, record, stored or StoredScores(status="failed", reason=reason))
 
     def load_problem(self, spec: ProblemSpec) -> StoredScores | None:
         """Return what is stored for a problem."""
@@ -187,9 +186,9 @@ class Runner:
                     yield Result(cell, record, [])
                     continue
                 try:
-                    yield cell_result(cell, record, self._score(cell, key, record, self.plan.max_edges, found=True))
+                    yield Result.of(cell, record, self._score(cell, key, record, self.plan.max_edges, found=True))
                 except DamagedError as error:
-                    yield cell_result(cell, record, StoredScores(status="failed", reason=f"scoring: {error}"))
+                    yield Result.of(cell, record, StoredScores(status="failed", reason=f"scoring: {error}"))
 
     def rescore_problem(self, spec: ProblemSpec) -> StoredScores | None:
         """Score a problem's controls anew, and return them."""

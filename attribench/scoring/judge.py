@@ -19,10 +19,10 @@ from ..plugins.task import Problem
 from ..scoring import (
     scorers_decision,
     scorers_gold,
+    scorers_grids,
     scorers_model,
     scorers_per_layer,
     scorers_published,
-    scorers_sparsity,
 )
 from .decision import Decision, choose_by_f1, choose_by_metric, choose_on_paper_grid
 from .fidelity import gold_alone
@@ -32,7 +32,7 @@ from .scorers import Made, Scorer, Value, View, masked_output, scorers
 T = TypeVar("T")
 
 BUILT_IN = (
-    scorers_decision, scorers_gold, scorers_model, scorers_per_layer, scorers_published, scorers_sparsity,
+    scorers_decision, scorers_gold, scorers_model, scorers_per_layer, scorers_published, scorers_grids,
 )  # fmt: skip
 """Importing them registers their scorers; a new file of scorers is named here."""
 

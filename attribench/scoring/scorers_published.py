@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from .agreement import layer_shares, rank_agreement
-from .curves import mean_over_graphs
 from .fidelity import fidelity
+from .grids import mean_over_graphs
 from .scorers import GOLD, METHOD, SEVERAL_LAYERS, Made, Value, View, scorer
 from .undirected import pair_counts
 

@@ -24,7 +24,7 @@ from ..base.errors import StorageError, UserError
 from ..base.files import dump_checked, logger, read_checked, say_damaged, write_atomically
 from ..plugins.method import Attribution
 from .records import Described, Record, StoredScores, read_scores
-from .splits import StoredProblem
+from .stored_problem import StoredProblem
 
 KEY = re.compile(r"(problem-)?[0-9a-f]{32}")
 

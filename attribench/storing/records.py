@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ..base.errors import printable
-from ..base.pieces import Cell
+from ..base.pieces import Cell, ProblemSpec
 from ..examining.examination import Findings
 from ..scoring.figures import entry_of
 from ..scoring.row import Scores
@@ -171,6 +171,13 @@ class Result:
     rows: Sequence[Scores]
     log: Path | None = None
 
+    @staticmethod
+    def of(cell: Cell, record: Record, stored: StoredScores) -> Result:
+        """Return a cell with what was scored for it, or how the scoring ended."""
+        if stored.status != "ok":
+            return Result(cell, record.ended(stored.status, stored.reason), [])
+        return Result(cell, record, stored.rows)
+
 
 @dataclass
 class ProblemResult:
@@ -183,6 +190,11 @@ class ProblemResult:
     ablations: Sequence[float]
     rows: Sequence[Scores]
 
+    @staticmethod
+    def of(spec: ProblemSpec, stored: StoredScores) -> ProblemResult:
+        """Return a problem's figures and controls, as stored."""
+        return ProblemResult(spec.task, *spec.seeds, stored.figures, stored.ablations, stored.rows)
+
 
 @dataclass(frozen=True)
 class About:
@@ -191,7 +203,9 @@ class About:
     Args:
         summary: the task in a line.
         published: published figures: method -> metric -> value in [0, 1].
+        meanings: of the figures that its problems report, by name.
     """
 
     summary: str
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    meanings: Mapping[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from ..examining.layers import layer_names
 from ..model.output import NodeClassification, Output
 from ..model.output_binary import LinkPrediction
 from ..plugins.task import Problem, Split
-from .splits import SPLITS, Column, StoredProblem, StoredSplit
+from .stored_problem import SPLITS, Column, StoredProblem, StoredSplit
 
 _TARGETS: dict[type[Output], str] = {NodeClassification: "target", LinkPrediction: "pair"}
 """Graph attributes that name the nodes which a prediction is about."""

@@ -15,11 +15,12 @@ LEFT_OUT = ("status", "reason", "kind", "layer", "graph")
 """Columns that say which row it is, and how it ended."""
 
 
-def glossary(columns: Mapping[Table, Sequence[str]]) -> pd.DataFrame:
+def glossary(columns: Mapping[Table, Sequence[str]], meanings: Mapping[str, str]) -> pd.DataFrame:
     """Return one row for each figure, or family of figures, of some tables, in the catalogue's order.
 
     Args:
         columns: of the tables.
+        meanings: what tasks say of figures of their own.
     """
     places = {figure: place for place, figure in enumerate(CATALOGUE)}
     rows: dict[tuple[str, str], tuple[int, dict[str, str | bool]]] = {}
@@ -30,7 +31,10 @@ def glossary(columns: Mapping[Table, Sequence[str]]) -> pd.DataFrame:
                 family = entry.name.replace("{figure}", inside(entry.name, name).get("figure", ""))
                 rows.setdefault((entry.table, family), (places.get(entry, len(places)), _row(family, name, table)))
     ordered = sorted(rows.values(), key=lambda row: row[0])
-    return pd.DataFrame([row for _, row in ordered], columns=COLUMNS)
+    frame = pd.DataFrame([row for _, row in ordered], columns=COLUMNS)
+    own = (frame["table"] == "tasks") & (frame["meaning"] == "")
+    frame.loc[own, "meaning"] = frame.loc[own, "figure"].map(lambda name: meanings.get(name, ""))
+    return frame
 
 
 def _row(family: str, name: str, table: Table) -> dict[str, str | bool]:

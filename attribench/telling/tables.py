@@ -183,7 +183,8 @@ class Report:
             "tasks": self.tasks(),
             "per_graph": chain.from_iterable(row.per_graph for _, row in self._rows()),
         }
-        return glossary({table: [str(c) for c in found if c not in KEYS] for table, found in columns.items()})
+        told = {table: [str(c) for c in found if c not in KEYS] for table, found in columns.items()}
+        return glossary(told, dict(chain.from_iterable(about.meanings.items() for about in self.about.values())))
 
     def _sorted(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Order rows by task and seeds, methods before controls; stable within a cell."""

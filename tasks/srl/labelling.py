@@ -144,6 +144,18 @@ class SemanticRoles(Task):
     Config = SRLConfig
     family = "srl"
     size_option = "explained"
+    meanings = {
+        "epochs": "epochs of training",
+        "best_epoch": "epoch with the best F1 on validation, which is kept",
+        "validation": "F1 of roles, all validation predicates",
+        "test": "F1 of roles, all test predicates",
+        "lookup_offset_and_tag": "F1 of a table of roles by offset from the predicate and tag, in place of a model",
+        "lookup_relation": "F1 of a table of roles by relation to the predicate, in place of a model",
+        "predicted_trees": "whether trees are predicted ones",
+        "predicted_tags": "whether parts of speech are predicted ones",
+        "predicted_lemmas": "whether lemmas are predicted ones",
+        "blind_test": "whether the test file has no roles",
+    }
     quick = {"profile": "quick", "predicates": 200, "explained": 20, "epochs": 1, "width": 16}
     recurrent: ClassVar[bool]
     layers: ClassVar[int]

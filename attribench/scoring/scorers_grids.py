@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..base.seeds import derive
-from .curves import mean_over_graphs, scored_above, sparsity_curve, thinned
+from .grids import mean_over_graphs, scored_above, sparsity_curve, thinned
 from .scorers import METHOD, Made, Value, View, scorer
 
 KINDS = ("kept", "cut", "random")
