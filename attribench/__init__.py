@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api import load as load
+    from .api import run as run
+    from .api import score as score
     from .base.arrays import file_checksum as file_checksum
     from .base.errors import Infeasible as Infeasible
     from .base.errors import Skipped as Skipped
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from .model.refusals import UnsupportedModelError as UnsupportedModelError
     from .model.subgraphs import neighbourhoods as neighbourhoods
     from .model.subgraphs import whole_graph as whole_graph
+    from .own_model import Explanations as Explanations
+    from .own_model import explain as explain
     from .plugins.method import Attribution as Attribution
     from .plugins.method import Method as Method
     from .plugins.method import Subject as Subject
@@ -63,6 +68,8 @@ if TYPE_CHECKING:
     from .scoring.scorers import Need as Need
     from .scoring.scorers import View as View
     from .scoring.scorers import scorer as scorer
+    from .telling.results import Explained as Explained
+    from .telling.results import Results as Results
 
 __version__ = "0.1.0"
 

@@ -5,66 +5,96 @@ Heavy imports happen here and not in the command line, so that ``--help`` answer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from .base.files import remove_old_drafts
+from .base.names import base_name
 from .base.pieces import Cell, ProblemSpec
 from .base.progress import Progress, Tracker
-from .plugins.configs import as_dict
-from .plugins.registry import TASKS
-from .running.folder import NAME, Entry, add_run, known_part, read_plans
+from .plugins.configs import Overrides, as_dict
+from .plugins.registry import TASKS, load_plugin
+from .running.folder import add_run, known_part, read_plans
 from .running.here import perform_here
-from .running.options import RunOptions
+from .running.options import RunOptions, run_options
 from .running.plan import Plan, select_device
+from .running.planning import make_plan
 from .running.pool import Workers, default_jobs
 from .running.provenance import provenance
 from .running.runner import REFUSED, Runner
 from .storing.cells import CellStore
 from .storing.models import ModelCache
 from .storing.records import About, ProblemResult, Result, StoredScores
+from .storing.runs import NAME, Entry
+from .telling.results import Ending, Results
 from .telling.tables import Report
 
 WELL = ("ok", "partial", "skipped")
 """Statuses of cells that are no failure."""
 
 
-@dataclass
-class Ending:
-    """How a command ended.
+def run(
+    *,
+    settings: Overrides | None = None,
+    file: Overrides | None = None,
+    progress: Progress | bool = True,
+    **options: Any,
+) -> Results:
+    """Run methods on tasks, score them, and compare; finished cells of the folder are kept.
 
     Args:
-        report: the tables of the folder.
-        well: whether every cell of the command is ok, partial or skipped.
-        refused: tasks whose problem is not what the harness takes it for, with the reason.
-        left_out: cells of the folder that its tables do not speak of, by why.
-        done, planned: cells of the command; fewer are done after Ctrl-C.
-    """
+        settings: options of tasks and methods by their names: ``{"toy": {"colours": 8}}``.
+        file: the tables of a configuration file; what is given otherwise wins.
+        progress: where to show it; True for standard error.
+        **options: those of :class:`~attribench.running.options.RunOptions`, which are those of the command line:
+            ``methods="graphmask,gnnexplainer"``, ``task="toy"``, ``seeds=3``, ``out="results/mine"``, ``jobs=2``, ...
 
-    report: Report
-    well: bool
-    refused: Mapping[str, str]
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    done: int = 0
-    planned: int = 0
-
-
-def run(plan: Plan, folder: Path, options: RunOptions, progress: Progress) -> Ending:
-    """Run a plan in a results folder and write its tables.
-
-    Args:
-        plan: what to run.
-        folder: results folder.
-        options: of the run.
-        progress: where to show it.
+    Returns:
+        The results folder: by default ``results/TASKS``. Interrupted, what is done is in it.
 
     Raises:
-        UserError: where the folder has cells of the plan under another configuration.
+        UserError: for bad options, or where the folder has cells of the run under another configuration.
     """
+    tables = dict(file or {})
+    told = run_options(tables.pop("run", {}), **options)
+    plan = make_plan(told, tables, settings)
+    folder = Path(told.out or Path("results") / "+".join(base_name(name) for name in plan.tasks))
+    with _threads():
+        return Results(folder, _run(plan, folder, told, _shown(progress)))
+
+
+def load(folder: Path | str) -> Results:
+    """Return a results folder, with its tables as data frames and its attributions by method and graph.
+
+    No code is run and no other path is read because a file of it says so.
+
+    Raises:
+        UserError: when it is none.
+    """
+    return Results(folder)
+
+
+def _shown(progress: Progress | bool) -> Progress:
+    return progress if isinstance(progress, Progress) else Progress(Console(stderr=True, quiet=not progress))
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """Leave torch's number of threads as it was found."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(plan: Plan, folder: Path, options: RunOptions, progress: Progress) -> Ending:
+    """Run a plan in a results folder and write its tables."""
     torch.set_num_threads(plan.threads)
     jobs = default_jobs(plan) if options.jobs is None else options.jobs
     cache = ModelCache(Path(options.cache_dir) if options.cache_dir else None)
@@ -91,7 +121,13 @@ def run(plan: Plan, folder: Path, options: RunOptions, progress: Progress) -> En
     return tables.ending(results, problems, len(done), len(planned))
 
 
-def score(folder: Path, plugins: list[str], data_dir: str | None, cache_dir: str | None, progress: Progress) -> Ending:
+def score(
+    folder: Path | str,
+    plugins: Sequence[str] = (),
+    data_dir: str | None = None,
+    cache_dir: str | None = None,
+    progress: Progress | bool = True,
+) -> Results:
     """Score the stored attributions of a results folder again, without running a method, and write its tables.
 
     Args:
@@ -99,11 +135,18 @@ def score(folder: Path, plugins: list[str], data_dir: str | None, cache_dir: str
         plugins: those of its runs, which are imported; the folder cannot name any.
         data_dir: folder of data of its runs; the folder cannot name one either.
         cache_dir: folder of trained models.
-        progress: where to show it.
+        progress: where to show it; True for standard error.
 
     Raises:
         UserError: when it is no results folder.
     """
+    for source in plugins:
+        load_plugin(source)
+    with _threads():
+        return Results(folder, _score(Path(folder), list(plugins), data_dir, cache_dir, _shown(progress)))
+
+
+def _score(folder: Path, plugins: list[str], data_dir: str | None, cache_dir: str | None, progress: Progress) -> Ending:
     plans = read_plans(folder / NAME, plugins, data_dir)
     for plan, _ in plans:
         select_device(plan.device)

@@ -15,8 +15,7 @@ from .running.options import RunOptions, run_options
 from .telling.console import console, say
 
 if TYPE_CHECKING:
-    from .api import Ending
-    from .running.plan import Plan
+    from .telling.results import Results
 
 app = typer.Typer(
     help="Find out which attribution method for graph neural networks tells the truth about a model.",
@@ -86,47 +85,38 @@ def run(
 
     if jobs != 0:
         warm_up()  # before the imports below: the fork server imports beside them
-    from .base.names import base_name
+    from . import api
+    from .base.progress import Progress
     from .plugins.configs import parse_overrides, read_config
-    from .running.planning import make_plan
 
-    file = read_config(config) if config else {}
-    options = run_options(
-        file.pop("run", {}),
+    results = api.run(
+        file=read_config(config) if config else {},
+        settings=parse_overrides(set_ or []),
+        progress=Progress(Console(stderr=True)),
         methods=methods, task=task, seeds=seeds, vary=vary, first_seed=first_seed, data_dir=data_dir, out=out,
         device=device, threads=threads, jobs=jobs, cell_timeout=cell_timeout, max_edges=max_edges, overwrite=overwrite,
         randomised_graphs=randomised_graphs, cache_dir=cache_dir, plugin=plugin,
     )  # fmt: skip
-    plan = make_plan(options, file, parse_overrides(set_ or []))
-    folder = Path(options.out or Path("results") / "+".join(base_name(name) for name in plan.tasks))
-    raise typer.Exit(_execute(plan, folder, options))
+    raise typer.Exit(_tell(results))
 
 
-def _execute(plan: Plan, folder: Path, options: RunOptions) -> int:
-    """Run a plan and tell what came of it; return the exit code."""
-    from . import api
-    from .base.progress import Progress
-
-    ending = api.run(plan, folder, options, Progress(Console(stderr=True)))
-    code = _tell(ending, folder)
-    if ending.done < ending.planned:
-        say(f"interrupted after {ending.done} of {ending.planned} cells; they are kept: run the same command again")
-        return EXIT_INTERRUPTED
-    say(f"wrote {folder}")
-    return code
-
-
-def _tell(ending: Ending, folder: Path) -> int:
+def _tell(results: Results) -> int:
     """Print the comparison and what is left to say; return the exit code."""
     from .telling.terminal import print_comparison
 
+    ending = results.ending
+    assert ending is not None
     if ending.report.results:
         print_comparison(ending.report, console())
         sys.stdout.flush()
     for why, count in ending.left_out.items():
-        say(f"left out of {folder}: {count} cell{'s' * (count > 1)} {why}")
+        say(f"left out of {results.folder}: {count} cell{'s' * (count > 1)} {why}")
     for task, reason in ending.refused.items():
         say(f"error: {task}: {reason}")
+    if ending.done < ending.planned:
+        say(f"interrupted after {ending.done} of {ending.planned} cells; they are kept: run the same command again")
+        return EXIT_INTERRUPTED
+    say(f"wrote {results.folder}")
     return EXIT_BAD_INPUT if ending.refused else 0 if ending.well else 1
 
 
@@ -143,14 +133,17 @@ def study(
 
     Example: `python -m attribench study tasks/toy_study.toml --out results/reference/toy`
     """
-    from .running.planning import make_plan, read_study
+    from . import api
+    from .base.progress import Progress
+    from .running.planning import read_study
     from .telling.cards import keep_views
 
     codes = []
     for name, table in read_study(file).items():
         folder = work / file.stem / name
-        options = run_options({**table, "out": str(folder)}, device=device, jobs=jobs, cache_dir=cache_dir)
-        codes.append(_execute(make_plan(options), folder, options))
+        told = {"run": {**table, "out": str(folder)}}
+        shown = Progress(Console(stderr=True))
+        codes.append(_tell(api.run(file=told, progress=shown, device=device, jobs=jobs, cache_dir=cache_dir)))
         keep_views(folder, out / name)
     raise typer.Exit(max(codes, default=0))
 
@@ -169,14 +162,9 @@ def score(
     """
     from . import api
     from .base.progress import Progress
-    from .plugins.registry import load_plugin
 
-    for source in plugin or []:
-        load_plugin(source)
-    ending = api.score(run_folder, plugin or [], data_dir, cache_dir, Progress(Console(stderr=True)))
-    code = _tell(ending, run_folder)
-    say(f"wrote {run_folder}")
-    raise typer.Exit(code)
+    progress = Progress(Console(stderr=True))
+    raise typer.Exit(_tell(api.score(run_folder, plugin or [], data_dir, cache_dir, progress)))
 
 
 @app.command(name="list")

@@ -119,6 +119,7 @@ class GraphMask(Method):
     }
     steps_option = ("steps", "fit")
     decides = True
+    fewest_to_fit = 50
     config: GraphMaskConfig
 
     def fit(self) -> None:

@@ -104,6 +104,7 @@ class InformationBottleneck(Method):
     quick = {"steps": 30}
     steps_option = ("steps", "fit")
     needs_messages = True
+    fewest_to_fit = 50
     config: BottleneckConfig
 
     def fit(self) -> None:

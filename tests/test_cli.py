@@ -251,7 +251,7 @@ def test_options_from_a_file_with_the_command_line_on_top(cli: Cli, tmp_path: Pa
         (["run", "--device", "cuda:99"], ["expected a CUDA device", "use --device cpu"]),
         (["run", "--config", "absent.toml"], ["expected a readable configuration file", "absent.toml"]),
         (["run", "--config", "bad.toml"], ["expected a TOML file", "bad.toml"]),
-        (["run", "--config", "unknown.toml"], ["expected options of [run]", "'sedes'"]),
+        (["run", "--config", "unknown.toml"], ["expected options of a run", "'sedes'"]),
         (["run", "--cache-dir", "file/cache"], ["expected a writable cache folder", "--cache-dir"]),
         (["run", "--out", "file/results"], ["expected a writable folder", "--out"]),
         (["run", "--plugin", "absent.py"], ["expected a plugin file", "absent.py"]),

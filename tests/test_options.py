@@ -25,7 +25,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults() -> Non
 @pytest.mark.parametrize(
     ("table", "given", "message"),
     [
-        ({"seed": 1}, {}, "options of \\[run\\] among methods, task"),
+        ({"seed": 1}, {}, "options of a run among methods, task"),
         ({"seeds": True}, {}, "run.seeds: Input should be a valid integer; got True: change it"),
         ({"seeds": "two"}, {}, "run.seeds: Input should be a valid integer; got 'two'"),
         ({"methods": [1]}, {}, "run.methods.0: Input should be a valid string"),

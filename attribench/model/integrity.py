@@ -22,7 +22,7 @@ def fingerprint(model: GraphModel, graphs: GraphBatch) -> dict[str, Any]:
         logits = model(graphs)
     return {
         "hooks": {name: _hooks(module) for name, module in modules.items()},
-        "tensors": {name: _digest(tensor) for name, tensor in [*model.named_parameters(), *model.named_buffers()]},
+        "tensors": {name: tensor_digest(x) for name, x in [*model.named_parameters(), *model.named_buffers()]},
         "requires_grad": {name: parameter.requires_grad for name, parameter in model.named_parameters()},
         "gradients": {name: parameter.grad is None for name, parameter in model.named_parameters()},
         "training": {name: module.training for name, module in modules.items()},
@@ -91,12 +91,20 @@ def graphs_digest(graphs: GraphBatch) -> str:
     tensors = [graphs.edge_index, graphs.node_ptr, graphs.edge_ptr, graphs.graph_key, graphs.edge_key]
     for level in (graphs.node, graphs.edge, graphs.graph):
         tensors += [level[name] for name in sorted(level)]
-    return hashlib.sha256("".join(map(_digest, tensors)).encode()).hexdigest()
+    return hashlib.sha256("".join(map(tensor_digest, tensors)).encode()).hexdigest()
+
+
+def model_digest(model: nn.Module) -> str:
+    """Return a hash of what a model is beside its code: its modules, their plain attributes, parameters and buffers."""
+    modules = [(path, type(part).__qualname__, _attributes(part)) for path, part in model.named_modules()]
+    tensors = [(name, tensor_digest(tensor)) for name, tensor in [*model.named_parameters(), *model.named_buffers()]]
+    parts = [*(f"{path} {kind} {sorted(plain.items(), key=str)}" for path, kind, plain in modules), *map(str, tensors)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def data_digest(splits: Iterable[tuple[GraphBatch, Tensor]]) -> str:
     """Return a hash of the graphs and labels of some splits."""
-    parts = [graphs_digest(graphs) + _digest(labels) for graphs, labels in splits]
+    parts = [graphs_digest(graphs) + tensor_digest(labels) for graphs, labels in splits]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:32]
 
 
@@ -129,6 +137,7 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return {n: x if isinstance(x, bool | int | float | str | None) else type(x) for n, x in vars(module).items()}
 
 
-def _digest(tensor: Tensor) -> str:
+def tensor_digest(tensor: Tensor) -> str:
+    """Return a hash of a tensor's bytes."""
     data = tensor.detach().cpu().contiguous()
     return hashlib.sha256(data.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()

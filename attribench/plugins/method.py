@@ -204,6 +204,8 @@ class Method(ABC):
     needs_messages: ClassVar[bool] = False
     #: Whether the method decides what is retained, so that no threshold has to be chosen on validation graphs.
     decides: ClassVar[bool] = False
+    #: How many graphs the method wants to fit on at least; it is skipped where there are fewer.
+    fewest_to_fit: ClassVar[int] = 0
     #: Other implementations to be timed beside this one.
     rivals: ClassVar[tuple[Rival, ...]] = ()
 
@@ -242,6 +244,8 @@ class Method(ABC):
                 f"no gradient reaches the gates of layer {layers} (counted from 0), which the output depends on: the "
                 "model detaches what it computes from them; methods that need none say needs_gradients = False"
             )
+        if subject.train.num_graphs < cls.fewest_to_fit:
+            return f"it wants at least {cls.fewest_to_fit} graphs to fit on; there are {subject.train.num_graphs}"
         bare = layers_without_messages(subject.model) if cls.needs_messages else []
         if bare:
             return (

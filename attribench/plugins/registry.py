@@ -18,6 +18,7 @@ from ..base.errors import UserError, raised_at
 from ..base.names import base_name, split_names
 from ..base.reading import files_read
 from ..base.seeds import derive
+from . import given
 from .method import Method
 from .task import Task
 
@@ -54,6 +55,25 @@ class Registry(Generic[T]):
                 f"{plugin.__module__}.{plugin.__qualname__}: rename one of them"
             )
         return plugin
+
+    @contextmanager
+    def holding(self, plugin: type[T]) -> Iterator[None]:
+        """Have a class under its name for a while, in place of a given one that is called so.
+
+        Raises:
+            UserError: as for :meth:`register`.
+        """
+        before = self._entries.get(plugin.name)
+        if before is not None and before.__module__ == plugin.__module__ == given.__name__:
+            del self._entries[plugin.name]
+        self._discover()
+        self.register(plugin)
+        try:
+            yield
+        finally:
+            self._entries.pop(plugin.name)
+            if before is not None:
+                self._entries[plugin.name] = before
 
     def __getitem__(self, name: str) -> type[T]:
         """Return the class called ``name``, or the one of a variant such as ``gnnexplainer[steps=100]``.
@@ -124,14 +144,16 @@ def _noted() -> Iterator[None]:
 
 
 def load_plugin(source: str) -> None:
-    """Import a plugin from a Python file or by module name; importing it registers what it defines.
+    """Import a plugin from a Python file or by module name, or a given model; it registers what it defines.
 
     Raises:
         UserError: when there is no such file or module, or it fails to import.
     """
     path = Path(source)
     try:
-        if path.suffix == ".py":
+        if path.suffix == given.SUFFIX:
+            TASKS.register(given.Given.load(path).task())
+        elif path.suffix == ".py":
             name = f"attribench_plugin_{path.stem}_{derive(str(path.resolve())):x}"
             spec = importlib.util.spec_from_file_location(name, path)
             if spec is None or spec.loader is None or not path.is_file():

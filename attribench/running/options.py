@@ -110,10 +110,10 @@ def run_options(table: Mapping[str, Any], **given: Any) -> RunOptions:
         UserError: for a name that is no option, a value of another kind, or a number out of bounds.
     """
     told = {name.replace("-", "_"): value for name, value in table.items()}
+    told |= {name: value for name, value in given.items() if value is not None}
     for name in told:
         if name not in RunOptions.model_fields:
-            raise UserError(f"expected options of [run] among {', '.join(RunOptions.model_fields)}; got {name!r}")
-    told |= {name: value for name, value in given.items() if value is not None}
+            raise UserError(f"expected options of a run among {', '.join(RunOptions.model_fields)}; got {name!r}")
     try:
         return RunOptions(**told)
     except ValidationError as error:

@@ -3,19 +3,59 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.context
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
+from types import ModuleType
+from typing import Any
 
 PRELOADED = ["attribench.running.worker"]
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the user's script: processes would run it again as they start, and nothing that travels to them needs it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+class _Spawned(multiprocessing.context.SpawnProcess):
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802 - multiprocessing's name
+        with _without_main():
+            return multiprocessing.context.SpawnProcess._Popen(process_obj)
+
+
+class _Spawn(multiprocessing.context.SpawnContext):
+    Process = _Spawned
+
+
+if sys.platform != "win32":
+
+    class _Forked(multiprocessing.context.ForkServerProcess):
+        @staticmethod
+        def _Popen(process_obj: Any) -> Any:  # noqa: N802 - multiprocessing's name
+            with _without_main():
+                return multiprocessing.context.ForkServerProcess._Popen(process_obj)
+
+    class _ForkServer(multiprocessing.context.ForkServerContext):
+        Process = _Forked
+
+
 def context() -> BaseContext:
     """Return how processes are started: forked from a server that has imported everything, where there can be one."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    chosen = multiprocessing.get_context("forkserver")
+    if sys.platform == "win32" or "forkserver" not in multiprocessing.get_all_start_methods():
+        return _Spawn()
+    chosen = _ForkServer()
     chosen.set_forkserver_preload(PRELOADED)
     return chosen
 

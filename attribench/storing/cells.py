@@ -132,8 +132,13 @@ class CellStore:
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
 
-    def scores(self, key: str, score_key: str) -> StoredScores | None:
-        """Return what was scored for a cell under ``score_key``, None where there is nothing or it is damaged."""
+    def scores(self, key: str, score_key: str | None = None) -> StoredScores | None:
+        """Return what was scored for a cell, None where there is nothing or it is damaged.
+
+        Args:
+            key: of the cell.
+            score_key: of the code that must have scored it; any where None.
+        """
         folder = self._folder(key) / "scores"
         if folder.is_symlink() or folder.parent.is_symlink():
             return None
@@ -141,7 +146,7 @@ class CellStore:
         if content is None:
             return None
         try:
-            if content.pop("key") != score_key:
+            if content.pop("key") != score_key and score_key is not None:
                 return None
             return read_scores(content, read_arrays(folder / "per_graph.safetensors", content.pop("checksum")))
         except (DamagedError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
