@@ -15,7 +15,7 @@ def stored(folder: Path, options: dict[str, Any], task: str = "srl-gnn") -> Path
     """Write the run.json of one cell."""
     plan = {"tasks": [task], "methods": ["gate-values"], "overrides": options, "seeds": [0], "device": "cpu"}
     path = folder / "run.json"
-    path.write_text(json.dumps({"schema": 1, "runs": [{"plan": plan, "cells": ["0" * 32]}]}))
+    path.write_text(json.dumps({"schema": 2, "runs": [{"plan": plan, "cells": ["0" * 32]}]}))
     return path
 
 
