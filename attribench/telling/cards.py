@@ -33,6 +33,7 @@ class Reference:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._tables: dict[tuple[str, str], pd.DataFrame] = {}
+        self._complete: dict[str, pd.DataFrame] = {}
 
     def table(self, run: str, view: str = "comparison") -> pd.DataFrame:
         """Return a view of a run.
@@ -49,16 +50,23 @@ class Reference:
                 raise UserError(f"expected the results of a study; {path}: {reason}: run the whole study") from error
         return self._tables[run, view]
 
+    def complete(self, run: str) -> pd.DataFrame:
+        """Return the rows of a comparison that have figures. A card asks for them hundreds of times."""
+        if run not in self._complete:
+            table = self.table(run)
+            self._complete[run] = table[(table["status"] == "ok") & (table["cells"] > 0)]
+        return self._complete[run]
+
     def value(self, run: str, method: str, figure: str, task: str | None = None) -> float:
         """Return a figure of one row of a comparison."""
-        table = self.table(run).query("status == 'ok' and cells > 0")
-        rows = table[(table["method"] == method) & ((table["task"] == task) | (task is None))]
-        if rows.empty:
+        table = self.complete(run)
+        rows = _of(table, method, task)
+        if not rows.any():
             raise UserError(
                 f"expected complete cells of {method} on {task or 'any task'} in the reference run {run!r}; got none: "
                 f"{self.folder / run / 'scores.csv'} says how they ended"
             )
-        return float(rows[figure].iloc[0])
+        return float(table.loc[rows, figure].iloc[0])
 
     def get(self, run: str, method: str, figure: str, task: str | None = None) -> float | None:
         """Return a figure of one row of a comparison; None where there is none."""
@@ -72,8 +80,7 @@ class Reference:
         table = self.table(run)
         if "threshold_at_end" not in table:
             return ""
-        rows = table[(table["method"] == method) & (table["task"] == task)]
-        return END_MARK if rows["threshold_at_end"].eq(True).any() else ""
+        return END_MARK if table.loc[_of(table, method, task), "threshold_at_end"].eq(True).any() else ""
 
     def lowest(self, run: str, method: str, figure: str, task: str) -> float:
         """Return the smallest value over the cells of a figure of the scores; a cell without one counts as 0."""
@@ -82,12 +89,12 @@ class Reference:
     def each(self, run: str, method: str, figure: str, task: str) -> list[float]:
         """Return a figure of the scores for every cell, in the order of the seeds; NaN for a cell without one."""
         table = self.table(run, "scores")
-        return [float(x) for x in table[(table["method"] == method) & (table["task"] == task)][figure]]
+        return [float(x) for x in table.loc[_of(table, method, task), figure]]
 
     def figures(self, run: str, task: str, figure: str) -> list[float]:
         """Return a figure of every problem of a task, in the order of the seeds; nothing where there is none."""
         table = self.table(run, "tasks")
-        return [float(x) for x in table[table["task"] == task][figure].dropna()] if figure in table else []
+        return [float(x) for x in table.loc[table["task"] == task, figure].dropna()] if figure in table else []
 
     def smallest_lead(self, better: tuple[str, str], worse: tuple[str, str], figure: str) -> float:
         """Return the smallest difference of a figure between two tasks, each (run, task), of the same seeds.
@@ -112,10 +119,9 @@ class Reference:
 
     def methods_where(self, run: str, task: str, column: str, text: str) -> list[str]:
         """Return the methods with a cell whose column of the scores has this text in it."""
-        table = self.table(run, "scores").query("kind == 'method' and task == @task")
-        return [
-            str(name) for name in table[table[column].fillna("").str.contains(text, regex=False)]["method"].unique()
-        ]
+        table = self.table(run, "scores")
+        rows = table.loc[(table["kind"] == "method") & (table["task"] == task), ["method", column]]
+        return [str(name) for name in rows[rows[column].fillna("").str.contains(text, regex=False)]["method"].unique()]
 
     def endings(self, run: str, but: Sequence[str] = ("ok",)) -> list[str]:
         """Return what the scores say of cells whose status is none of ``but``: task, method, status and reason."""
@@ -130,8 +136,8 @@ class Reference:
 
     def rows(self, run: str, task: str, kinds: Sequence[str] = ("method", "control")) -> list[str]:
         """Return the methods and controls that have figures for a task, in the order of the table."""
-        table = self.table(run).query("status == 'ok' and cells > 0")
-        return [str(name) for name in table[(table["task"] == task) & table["kind"].isin(kinds)]["method"]]
+        table = self.complete(run)
+        return [str(name) for name in table.loc[(table["task"] == task) & table["kind"].isin(kinds), "method"]]
 
     def methods(self, run: str, task: str) -> list[str]:
         """Return the methods that have figures for a task."""
@@ -143,9 +149,8 @@ class Reference:
 
     def mean(self, run: str, method: str, figure: str, task: str | None = None) -> float:
         """Return the mean over cells of a figure of the scores."""
-        table = self.table(run, "scores").query("status == 'ok'")
-        rows = table[(table["method"] == method) & ((table["task"] == task) | (task is None))]
-        return float(rows[figure].mean())
+        table = self.table(run, "scores")
+        return float(table.loc[(table["status"] == "ok") & _of(table, method, task), figure].mean())
 
     def variants(self, run: str, method: str) -> list[str]:
         """Return a method and its variants, in the order of the table."""
@@ -170,6 +175,12 @@ def render_card(study: str, **about: Any) -> str:
     environment.filters["percent"] = _percent
     template = environment.get_template(f"{study}_card.md.j2")
     return template.render(reference=Reference(folder), **about)
+
+
+def _of(table: pd.DataFrame, method: str, task: str | None) -> pd.Series[bool]:
+    """Say which rows are of a method on a task, or on any: of wide tables, one column of them is then taken."""
+    rows = table["method"] == method
+    return rows if task is None else rows & (table["task"] == task)
 
 
 def _percent(value: Any) -> str:
