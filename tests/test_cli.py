@@ -21,14 +21,19 @@ SMALL = [
     *("--set", "toy.train=400", "--set", "toy.validation=60", "--set", "toy.test=40", "--set", "toy.colours=3"),
     *("--set", "toy.width=16", "--set", "toy.hidden=32", "--set", "toy.epochs=40"),
 ]
-STEPS = {"gnnexplainer": 30, "graphmask": 60, "graphmask-nonamortized": 30, "information-bottleneck": 60}
-QUICK = [
-    *SMALL,
-    *(word for name, steps in STEPS.items() for word in ("--set", f"{name}.steps={steps}")),
-    *("--set", "graphmask.tolerance=1e6", "--set", "graphmask.max_retained=1"),
-]
+SETTINGS = {
+    "gnnexplainer": ["steps=30"],
+    "graphmask": ["steps=60", "tolerance=1e6", "max_retained=1"],
+    "graphmask-nonamortized": ["steps=30"],
+    "information-bottleneck": ["steps=60"],
+}
 
 Cli = Callable[..., tuple[int, str, str]]
+
+
+def quick(*methods: str) -> list[str]:
+    """Return the arguments that make methods quick on a small toy."""
+    return [*SMALL, *(word for name in methods for x in SETTINGS.get(name, []) for word in ("--set", f"{name}.{x}"))]
 
 
 @pytest.fixture
@@ -53,7 +58,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a results folder of all methods on two seeds of a small toy, with its cache of models beside it."""
     root = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
-        arguments = ["run", "--methods", "all", "--task", "toy", "--seeds", "2", *QUICK]
+        arguments = ["run", "--methods", "all", "--task", "toy", "--seeds", "2", *quick(*SETTINGS)]
         patch.setattr(sys, "argv", ["attribench", *arguments, "--out", str(root / "r"), "--cache-dir", str(root / "c")])
         with pytest.raises(SystemExit) as exit_info:
             main()
@@ -68,9 +73,11 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-def again(root: Path, *more: str) -> list[str]:
-    """Return the arguments that repeat the finished run."""
-    return ["run", "--seeds", "2", *QUICK, "--out", str(root / "r"), "--cache-dir", str(root / "c"), *more]
+def again(root: Path, *more: str, methods: str = "all") -> list[str]:
+    """Return the arguments that repeat the finished run, or a part of it in the same folder."""
+    small = quick(*(SETTINGS if methods == "all" else methods.split(",")))
+    where = ["--out", str(root / "r"), "--cache-dir", str(root / "c")]
+    return ["run", "--methods", methods, "--seeds", "2", *small, *where, *more]
 
 
 def test_run_writes_every_file(finished: Path) -> None:
@@ -172,7 +179,7 @@ def test_a_failing_cell_is_a_row_and_the_others_go_on(copy: Path, cli: Cli, monk
         raise RuntimeError("no luck\nat all")
 
     monkeypatch.setattr(METHODS["gnnexplainer"], "attribute", fail)
-    code, _, _ = cli(*again(copy, "--overwrite", "always"))
+    code, _, _ = cli(*again(copy, "--overwrite", "always", methods="gnnexplainer,graphmask"))
     assert code == 1
     scores = pd.read_csv(copy / "r" / "scores.csv")
     failed = scores[scores["method"] == "gnnexplainer"]
@@ -194,7 +201,7 @@ def test_a_method_that_changes_the_model_fails(copy: Path, cli: Cli, monkeypatch
         return attribute(self, graphs)
 
     monkeypatch.setattr(METHODS["integrated-gradients"], "attribute", tamper)
-    assert cli(*again(copy, "--overwrite", "always"))[0] == 1
+    assert cli(*again(copy, "--overwrite", "always", methods="integrated-gradients"))[0] == 1
     reason = pd.read_csv(copy / "r" / "scores.csv").query("method == 'integrated-gradients'")["reason"].iloc[0]
     assert "expected the model to be left as found" in reason
 
@@ -341,7 +348,7 @@ def test_score_runs_no_failed_cell_and_keeps_the_provenance(
         raise RuntimeError("no luck")
 
     monkeypatch.setattr(METHODS["gnnexplainer"], "attribute", fail)
-    cli(*again(copy, "--overwrite", "always"))
+    cli(*again(copy, "--overwrite", "always", methods="gnnexplainer"))
     monkeypatch.undo()
     monkeypatch.setenv("COLUMNS", "120")
     before = (copy / "r" / "run.json").read_bytes()
@@ -352,12 +359,19 @@ def test_score_runs_no_failed_cell_and_keeps_the_provenance(
 
 def test_a_damaged_record_is_run_again(copy: Path, cli: Cli) -> None:
     before = (copy / "r" / "scores.csv").read_bytes()
-    for path in (copy / "r" / "cells").glob("*/*.safetensors"):
-        path.write_bytes(b"PK not really")
-    for path in (copy / "r").rglob("scores.*"):
-        path.unlink()
+    (copy / "r" / "scores.csv").unlink()
+    store, damaged = CellStore(copy / "r"), set()
+    for path in store.cells.glob("*/attributions.safetensors"):
+        record = store.record(path.parent.name)
+        assert record is not None
+        if record.content["method"] in ("integrated-gradients", "graphmask"):
+            damaged.add(path)
+            path.write_bytes(b"PK not really")
+            shutil.rmtree(path.parent / "scores")
+    assert len(damaged) == 4
     assert cli(*again(copy))[0] == 0
     assert (copy / "r" / "scores.csv").read_bytes() == before
+    assert all(path.stat().st_size > 100 for path in damaged)
 
 
 def test_published_figures_stand_beside_the_papers_settings_alone() -> None:

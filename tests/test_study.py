@@ -32,7 +32,7 @@ def test_a_study_is_several_runs_whose_small_files_are_kept(tmp_path: Path, monk
         f'[two]\ntask = "toy[{options}]"\nmethods = ["erasure", "integrated-gradients[steps=3]"]\n'
         "randomised-graphs = 0\n"
     )
-    assert run(monkeypatch, "study", "mine.toml", "--out", "kept", "--cache-dir", "cache") == 0
+    assert run(monkeypatch, "study", "mine.toml", "--out", "kept", "--cache-dir", "cache", "--jobs", "0") == 0
     kept = sorted(str(path.relative_to("kept")) for path in Path("kept").rglob("*") if path.is_file())
     assert kept == [f"{name}/{view}.csv" for name in ("one", "two") for view in sorted(study.KEPT)]
     one, two = (pd.read_csv(f"kept/{name}/scores.csv") for name in ("one", "two"))
