@@ -1,4 +1,8 @@
-"""Whole runs as real processes: killed, interrupted, starved of room, memory and time, and resumed to equal CSVs."""
+"""Whole runs as real processes: killed, interrupted, starved of room, memory and time, and resumed to equal CSVs.
+
+One test kills a run again and again, at points that are spread over its whole length: ``ATTRIBENCH_KILLS`` says at how
+many, few unless it is set. For many: ``ATTRIBENCH_KILLS=20 pytest -m slow -k random_points``.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 
 from attribench.base.files import digest
 from attribench.storing.cells import CellStore, is_key
@@ -30,9 +35,11 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
 ]
 
-KILLS = 20
+KILLS = int(os.environ.get("ATTRIBENCH_KILLS", "5"))
 HANG = 240.0
 """Seconds after which a process counts as hanging."""
+TIMEOUT = 20
+"""Seconds of a cell that does not end. Within three quarters of them it is where it hangs, on a busy machine, too."""
 VANISH = 30.0
 """Seconds within which the processes of a run that has ended must be gone."""
 VIEWS = ("scores", "per_graph", "layers", "tasks", "comparison")
@@ -222,8 +229,8 @@ class NoData(TASKS["toy"]):
 ENDINGS = {
     "raises": ("failed", "RuntimeError: no luck", "no luck\nat all"),
     "leaves": ("failed", "SystemExit: 4", "in act"),
-    "loops": ("timeout", r"took more than 10 s \(--cell-timeout\)", "in act"),
-    "sleeps": ("timeout", r"took more than 10 s \(--cell-timeout\)", "in act"),
+    "loops": ("timeout", rf"took more than {TIMEOUT} s \(--cell-timeout\)", "in act"),
+    "sleeps": ("timeout", rf"took more than {TIMEOUT} s \(--cell-timeout\)", "in act"),
     "not-a-number": ("failed", "ValueError: expected finite scores.*NaN", "in attribute"),
     "starved": ("out-of-memory", "RuntimeError: .*allocate", "in act"),
     "killed": ("out-of-memory", "its process was killed 4 times.*at most 6 edges a pass", ""),
@@ -343,13 +350,29 @@ def no_process_is_left() -> Iterator[None]:
     assert not left
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that is made by the first of pytest's processes to ask for it; the others wait."""
+    base = factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(root.with_suffix(".lock")):
+        if not (root / "made").exists():
+            shutil.rmtree(root, ignore_errors=True)
+            root.mkdir()
+            make(root)
+            (root / "made").touch()
+    return root
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    root = tmp_path_factory.mktemp("whole")
-    began = time.monotonic()
-    run(root, *BUILT_IN, "--seeds", "2", "--jobs", "2")
-    seconds = time.monotonic() - began
-    return Whole(root, seconds, {name: (root / "r" / f"{name}.csv").read_bytes() for name in VIEWS})
+    def make(root: Path) -> None:
+        began = time.monotonic()
+        run(root, *BUILT_IN, "--seeds", "2", "--jobs", "2")
+        (root / "seconds").write_text(str(time.monotonic() - began))
+
+    root = made_once(tmp_path_factory, "whole", make)
+    views = {name: (root / "r" / f"{name}.csv").read_bytes() for name in VIEWS}
+    return Whole(root, float((root / "seconds").read_text()), views)
 
 
 def differing(root: Path, whole: Whole) -> list[str]:
@@ -421,7 +444,7 @@ def started_and_not_ended(
         delay /= 2
 
 
-def test_killed_at_twenty_random_points_and_resumed(whole: Whole, tmp_path: Path) -> None:
+def test_killed_at_random_points_and_resumed(whole: Whole, tmp_path: Path) -> None:
     draw = random.Random(0)
     delays = [whole.seconds * (k + draw.random()) / KILLS for k in range(KILLS)]
     draw.shuffle(delays)
@@ -531,12 +554,14 @@ def test_what_killed_processes_left_is_cleared_away(whole: Whole, tmp_path: Path
 @pytest.fixture(scope="module")
 def faulty(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run with a method for each kind of fault."""
-    root = tmp_path_factory.mktemp("faulty")
-    shutil.copytree(whole.root / "c", root / "c")
-    methods = ",".join([*GOOD[1:], *ENDINGS, "good"])
-    said = run(root, *FAULTY, "--methods", methods, "--jobs", "2", "--cell-timeout", "10", code=1)
-    (root / "said").write_text(said)
-    return root
+
+    def make(root: Path) -> None:
+        shutil.copytree(whole.root / "c", root / "c")
+        methods = ",".join([*GOOD[1:], *ENDINGS, "good"])
+        said = run(root, *FAULTY, "--methods", methods, "--jobs", "2", "--cell-timeout", str(TIMEOUT), code=1)
+        (root / "said").write_text(said)
+
+    return made_once(tmp_path_factory, "faulty", make)
 
 
 def table(root: Path, name: str = "scores") -> pd.DataFrame:
