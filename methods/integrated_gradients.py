@@ -8,10 +8,10 @@ because Captum's delta on a batch subtracts each graph's change from the total.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
-from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from pydantic import Field
 from torch import Tensor
 from torch_geometric.explain import CaptumExplainer, Explainer, ModelConfig
@@ -64,6 +64,15 @@ class IntegratedGradients(Method):
     rivals = (Rival("PyG CaptumExplainer, one call on the batch", explain_with_pyg, reads=("x",)),)
     config: IntegratedGradientsConfig
 
+    @classmethod
+    def supports(cls, subject: Subject) -> str | None:
+        """Say no where Captum cannot be imported; that takes a second, which is no part of what the method costs."""
+        try:
+            import_module("captum.attr")
+        except ImportError as error:
+            return f"Captum cannot be imported: {error}"
+        return None
+
     def attribute(self, graphs: GraphBatch) -> Attribution:
         """Integrate for all graphs of the batch; reports the absolute completeness error per graph."""
         output, settings = self.subject.output, self.config
@@ -81,7 +90,8 @@ class IntegratedGradients(Method):
 
             ones = recording.ones()[None]
             scores: Tensor = (
-                CaptumIntegratedGradients(summed_target)
+                import_module("captum.attr")
+                .IntegratedGradients(summed_target)
                 .attribute(
                     ones,
                     torch.zeros_like(ones),

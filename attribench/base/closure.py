@@ -82,9 +82,17 @@ def plugin_modules(plugin: type[object]) -> tuple[str, ...]:
 
 
 def _source(name: str) -> Path | None:
-    """Return the file of a module; None for what has none or is the standard library's."""
-    if name.partition(".")[0] in sys.stdlib_module_names:
+    """Return the file of a module; None for what has none or is the standard library's.
+
+    Of an installed package it is the package's: its version counts, and to look for more would import the package.
+    """
+    package = name.partition(".")[0]
+    if package in sys.stdlib_module_names:
         return None
+    if package not in (name, FACE):
+        whole = _source(package)
+        if whole is not None and _installed(whole, package) is not None:
+            return whole
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None and name not in sys.modules:
         try:
@@ -106,6 +114,7 @@ def _distributions() -> dict[str, list[str]]:
     return dict(packages_distributions())
 
 
+@cache
 def _installed(path: Path, name: str) -> str | None:
     """Return distribution and version of an installed module that is none of the harness's, None for other code."""
     package = name.partition(".")[0]

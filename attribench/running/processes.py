@@ -14,7 +14,7 @@ from multiprocessing.context import BaseContext
 from types import ModuleType
 from typing import Any
 
-PRELOADED = ["attribench.running.worker"]
+PRELOADED = ["attribench.running.worker", "captum.attr", "scipy.stats", "sklearn.metrics"]
 
 
 @contextmanager

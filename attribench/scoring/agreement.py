@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 
 from ..model.gates import Stream
@@ -77,4 +76,6 @@ def rank_agreement(shares: Tensor, losses: Tensor) -> RankAgreement:
         return RankAgreement(None, None)
     if min(len(np.unique(x)), len(np.unique(y))) < 2:
         return RankAgreement(None, None)
+    from scipy.stats import kendalltau, spearmanr  # takes a second, which only scoring needs
+
     return RankAgreement(float(spearmanr(x, y).statistic), float(kendalltau(x, y).statistic))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from ..model.graphs import GraphBatch
@@ -39,6 +38,8 @@ def micro(mask: Tensor, gold: Tensor) -> dict[str, float]:
 
 def soft(values: Tensor, gold: Tensor) -> dict[str, float | None]:
     """Return threshold-free figures over all messages; None where the gold is all or nothing."""
+    from sklearn.metrics import average_precision_score, roc_auc_score  # takes a second, which only scoring needs
+
     truth, score = gold.flatten().cpu().numpy(), values.flatten().double().cpu().numpy()
     if truth.all() or not truth.any():
         return {"auroc": None, "average_precision": None}

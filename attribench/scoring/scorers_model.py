@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from ..base.seeds import derive
@@ -98,6 +97,8 @@ def randomisation(view: View) -> Mapping[str, Value]:
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
     """Return Spearman's rank correlation; None where either has fewer than :data:`FEWEST_RANKS` distinct values."""
+    from scipy.stats import spearmanr  # takes a second, which only scoring needs
+
     return None if min(len(np.unique(x)), len(np.unique(y))) < FEWEST_RANKS else float(spearmanr(x, y).statistic)
 
 

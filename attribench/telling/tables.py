@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.weightstats import DescrStatsW
 
 from ..base.files import write_atomically
 from ..base.names import base_name
@@ -234,6 +233,8 @@ def _spread(name: str, values: Any) -> dict[str, float | None]:
     count = len(values)
     low = high = None
     if count >= CONFIDENCE_CELLS:
+        from statsmodels.stats.weightstats import DescrStatsW  # takes seconds, which only intervals need
+
         low, high = (
             (float(x) for x in DescrStatsW(values).tconfint_mean()) if np.ptp(values) else (values[0], values[0])
         )
