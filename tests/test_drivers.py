@@ -53,6 +53,13 @@ class MatrixDriver(Driver):
         handles.append(self.layer.register_forward_pre_hook(self.before))
         handles.append(self.layer.register_forward_hook(self.after, prepend=True))
 
+    def silence(self, handles: list[RemovableHandle]) -> None:
+        def closed(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            h, edges = args[:2]
+            return h, edges, h.new_zeros(edges.shape[1])
+
+        handles.append(self.layer.register_forward_pre_hook(closed))
+
     def before(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         current, (h, edges) = self.session.current, args
         if current is None:

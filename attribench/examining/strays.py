@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch_geometric.nn import MessagePassing
+from torch.utils.hooks import RemovableHandle
 
 from ..base.seeds import generator
+from ..model.driver import Session
+from ..model.driver_list import driver_of, drivers
 from ..model.graphs import LEVELS, GraphBatch
 from ..model.isolation import copied
 from ..model.model import GraphModel
@@ -40,7 +42,7 @@ def find_stray(model: GraphModel, batches: Iterable[GraphBatch]) -> str | None:
             reason = _outside(model, modules)
             if reason is not None:
                 return reason
-            counts.append(sum(isinstance(module, MessagePassing) for module in modules))
+            counts.append(sum(driver_of(module) is not None for module in modules))
         if counts[0] != counts[1]:
             return (
                 f"expected as many message-passing calls in every pass; {name} made {counts[0]} and then {counts[1]} "
@@ -67,11 +69,11 @@ def _modules_that_run(model: GraphModel, graphs: GraphBatch) -> list[nn.Module]:
     return found
 
 
-def _layer_around() -> MessagePassing | None:
+def _layer_around() -> nn.Module | None:
     """Return the message-passing layer whose method runs, by the calls that led here."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        if isinstance(layer := frame.f_locals.get("self"), MessagePassing):
+        if isinstance(layer := frame.f_locals.get("self"), nn.Module) and driver_of(layer) is not None:
             return layer
         frame = frame.f_back
     return None
@@ -81,7 +83,7 @@ def _outside(model: nn.Module, modules: Iterable[nn.Module]) -> str | None:
     """Return which of the modules that ran is none of the model's."""
     known = set(map(id, model.modules()))
     for module in modules:
-        if id(module) not in known and (isinstance(module, MessagePassing) or any(True for _ in module.parameters())):
+        if id(module) not in known and (driver_of(module) is not None or any(True for _ in module.parameters())):
             return (
                 f"expected all layers as submodules of the model; {type(module).__name__} runs and is none, so that "
                 "its messages and weights are out of reach: put lists of layers into torch.nn.ModuleList"
@@ -102,10 +104,10 @@ def find_leak(model: GraphModel, graphs: GraphBatch, tolerance: float) -> str | 
         graphs: some graphs.
         tolerance: how far outputs may be apart, of the largest absolute output.
     """
-    layers = [module for module in model.modules() if isinstance(module, MessagePassing)]
-    # Messages of self-loops that a layer appends are at zero, too: a softmax over neighbours weighs them.
-    handles = [layer.register_message_forward_hook(lambda _layer, _inputs, messages: messages * 0) for layer in layers]
+    handles: list[RemovableHandle] = []
     try:
+        for driver in drivers(model, Session()):
+            driver.silence(handles)
         state = model.encode(graphs)
         closed = model.decode(graphs, copied(state)).clone()
         logits = model.decode(rewired(graphs), copied(state))

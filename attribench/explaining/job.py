@@ -105,6 +105,9 @@ class Job:
         try:
             subject = replace(self.problem.subject(), max_edges=max_edges)
             unsupported = self.kind.reason_against(subject)
+            if unsupported is None and subject.train.num_graphs < self.kind.fewest_to_fit:
+                there = subject.train.num_graphs
+                unsupported = f"it wants at least {self.kind.fewest_to_fit} graphs to fit on; there are {there}"
             if unsupported is not None:
                 return Outcome("skipped", unsupported)
             method = self.make(subject)

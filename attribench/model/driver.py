@@ -98,6 +98,13 @@ class Driver(ABC):
     def attach(self, handles: list[RemovableHandle]) -> None:
         """Register hooks on the layer, and append their handles one by one."""
 
+    @abstractmethod
+    def silence(self, handles: list[RemovableHandle]) -> None:
+        """Have the layer send zeros in every pass, until the hooks' handles, which are appended, are removed.
+
+        So it is tried whether anything else goes over edges; see :func:`~attribench.examining.strays.find_leak`.
+        """
+
     def reset(self) -> None:  # noqa: B027 - optional
         """Forget the pass, which is over or has failed, and give the layer back what it was lent."""
 

@@ -47,6 +47,10 @@ class PyGDriver(Driver):
         handles.append(layer.register_message_forward_hook(self._on_message))
         handles.append(layer.register_propagate_forward_hook(self._on_propagated))
 
+    def silence(self, handles: list[RemovableHandle]) -> None:
+        """Set messages to zero, also those of self-loops that a layer appends: a softmax weighs them, too."""
+        handles.append(self.layer.register_message_forward_hook(lambda _layer, _inputs, messages: messages * 0))
+
     def reset(self) -> None:
         """Forget the pass; give the layer its own ``message`` back."""
         self._states = None

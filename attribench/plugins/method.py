@@ -244,8 +244,6 @@ class Method(ABC):
                 f"no gradient reaches the gates of layer {layers} (counted from 0), which the output depends on: the "
                 "model detaches what it computes from them; methods that need none say needs_gradients = False"
             )
-        if subject.train.num_graphs < cls.fewest_to_fit:
-            return f"it wants at least {cls.fewest_to_fit} graphs to fit on; there are {subject.train.num_graphs}"
         bare = layers_without_messages(subject.model) if cls.needs_messages else []
         if bare:
             return (
