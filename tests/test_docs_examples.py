@@ -62,7 +62,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 def test_every_example_is_a_file_that_is_used_below_or_is_run() -> None:
-    used = {"saliency.py", "red_edges.py", "counts.py", "missed.py", "matrix_layer.py", "my.toml"}
+    used = {"saliency.py", "red_edges.py", "counts.py", "missed.py", "matrix_layer.py", "my.toml", "classifier.py"}
     assert SAVED.keys() - used == set()
     lengths = {name: len([line for line in code.splitlines() if line.strip()]) for name, code in SAVED.items()}
     assert lengths["red_edges.py"] <= 45
@@ -72,8 +72,11 @@ def test_every_example_is_a_file_that_is_used_below_or_is_run() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 @pytest.mark.usefixtures("folder")
-def test_python_that_is_no_file_runs(page: Path) -> None:
-    names: dict[str, Any] = {"__name__": "example"}
+def test_python_that_is_no_file_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path.cwd())
+    classifier = importlib.import_module("classifier")
+    given = {"model": classifier.Net(), "graphs": [classifier.make_graph() for _ in range(10)]}
+    names: dict[str, Any] = {"__name__": "example", **given}
     for block in blocks(page):
         if block.language == "python" and not block.name:
             exec(compile(block.code, str(page), "exec"), names)
