@@ -13,24 +13,29 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from .base.arrays import DamagedError
+from .base.errors import UserError
 from .base.files import remove_old_drafts
 from .base.names import base_name
 from .base.pieces import Cell, ProblemSpec
 from .base.progress import Progress, Tracker
 from .plugins.configs import Overrides, as_dict
 from .plugins.registry import TASKS, load_plugin
-from .running.folder import add_run, known_part, read_plans
+from .running import cleaning
+from .running.folder import add_run, data_dirs, known_part, read_plans
 from .running.here import perform_here
 from .running.options import RunOptions, run_options
+from .running.outlook import Outlook, outlook
 from .running.plan import Plan, select_device
 from .running.planning import make_plan
 from .running.pool import Workers, default_jobs
 from .running.provenance import provenance
-from .running.runner import REFUSED, Runner
+from .running.runner import Runner
+from .running.statuses import REFUSED
 from .storing.cells import CellStore
 from .storing.models import ModelCache
 from .storing.records import About, ProblemResult, Result, StoredScores
-from .storing.runs import NAME, Entry
+from .storing.runs import NAME, Entry, read_entries
 from .telling.results import Ending, Results
 from .telling.tables import Report
 
@@ -60,12 +65,60 @@ def run(
     Raises:
         UserError: for bad options, or where the folder has cells of the run under another configuration.
     """
+    told, plan, folder = _planned(file, settings, options)
+    with _threads():
+        return Results(folder, _run(plan, folder, told, _shown(progress)))
+
+
+def dry_run(
+    *, settings: Overrides | None = None, file: Overrides | None = None, **options: Any
+) -> tuple[Path, list[Outlook]]:
+    """Return the folder and what :func:`run` would find there of every cell; nothing is run and nothing written.
+
+    Args:
+        settings, file, **options: as for :func:`run`.
+
+    Raises:
+        UserError: as for :func:`run`.
+    """
+    told, plan, folder = _planned(file, settings, options)
+    runner = Runner(plan, CellStore(folder), ModelCache(_cache_folder(told.cache_dir)), told.overwrite)
+    entries = read_entries(folder / NAME) if (folder / NAME).exists() else []
+    return folder, outlook(runner, entries)
+
+
+def unused(
+    folders: Sequence[Path | str],
+    models: bool = False,
+    plugins: Sequence[str] = (),
+    data_dir: str | None = None,
+    cache_dir: str | None = None,
+) -> list[Path]:
+    """Return the folders of cells, problems and, if asked for, trained models that no plan of some folders uses today.
+
+    Raises:
+        UserError: when one is no results folder, or when models are asked for and a run's plugins are not named.
+    """
+    for source in plugins:
+        load_plugin(source)
+    try:
+        cache = ModelCache(_cache_folder(cache_dir)) if models else None
+        return cleaning.unused([Path(folder) for folder in folders], data_dir, cache)
+    except DamagedError as error:
+        raise UserError(f"expected a folder that `run` wrote; {error}") from error
+
+
+def _planned(
+    file: Overrides | None, settings: Overrides | None, options: Mapping[str, Any]
+) -> tuple[RunOptions, Plan, Path]:
     tables = dict(file or {})
     told = run_options(tables.pop("run", {}), **options)
     plan = make_plan(told, tables, settings)
-    folder = Path(told.out or Path("results") / "+".join(base_name(name) for name in plan.tasks))
-    with _threads():
-        return Results(folder, _run(plan, folder, told, _shown(progress)))
+    return told, plan, Path(told.out or Path("results") / "+".join(base_name(name) for name in plan.tasks))
+
+
+def _cache_folder(given: str | None) -> Path | None:
+    return Path(given) if given else None
 
 
 def load(folder: Path | str) -> Results:
@@ -97,7 +150,7 @@ def _run(plan: Plan, folder: Path, options: RunOptions, progress: Progress) -> E
     """Run a plan in a results folder and write its tables."""
     torch.set_num_threads(plan.threads)
     jobs = default_jobs(plan) if options.jobs is None else options.jobs
-    cache = ModelCache(Path(options.cache_dir) if options.cache_dir else None)
+    cache = ModelCache(_cache_folder(options.cache_dir))
     runner = Runner(plan, CellStore(folder), cache, options.overwrite)
     configuration = {name: as_dict(config) for name, config in runner.configs.items()}
     extra = {"jobs": jobs, **provenance(plan.device), "configuration": configuration}
@@ -150,7 +203,7 @@ def _score(folder: Path, plugins: list[str], data_dir: str | None, cache_dir: st
     plans = read_plans(folder / NAME, plugins, data_dir)
     for plan, _ in plans:
         select_device(plan.device)
-    cache, total = ModelCache(Path(cache_dir) if cache_dir else None), sum(len(keys) for _, keys in plans)
+    cache, total = ModelCache(_cache_folder(cache_dir)), sum(len(keys) for _, keys in plans)
     results: dict[Cell, Result] = {}
     problems: dict[ProblemSpec, StoredScores | None] = {}
     said: dict[str, About] = {}
@@ -167,7 +220,7 @@ def _score(folder: Path, plugins: list[str], data_dir: str | None, cache_dir: st
                     problems[spec] = runner.rescore_problem(spec)
             said = {**about(plan), **said}
     tables = _Tables(folder, list(results.values()), problems, said)
-    return tables.ending(list(results.values()), problems, len(results), total)
+    return tables.ending(list(results.values()), problems, len(results), len(results))
 
 
 def about(plan: Plan) -> dict[str, About]:
@@ -195,7 +248,7 @@ class _Tables:
 
     def add(self, entry: Entry, given: Plan, make: type[Runner], cache: ModelCache) -> None:
         """Add the cells of another run: those that today's code would not make anew."""
-        plan, unknown = known_part(entry, given)
+        plan, unknown = known_part(entry, data_dirs(given))
         self._leave_out("whose --plugin or --data-dir this command does not name, or whose device is not here", unknown)
         if plan is None:
             return

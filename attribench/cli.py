@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,8 @@ import typer
 from rich.console import Console
 
 from .base.errors import UserError
-from .running.options import RunOptions, run_options
+from .cli_options import CacheDir, DataDir, Device, Jobs, Methods, Plugins, Threads, Version, option
+from .running.options import run_options
 from .telling.console import console, say
 
 if TYPE_CHECKING:
@@ -21,38 +23,27 @@ app = typer.Typer(
     help="Find out which attribution method for graph neural networks tells the truth about a model.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="markdown",
 )
 
 
-def _option(name: str, *flags: str) -> Any:
-    """Return the command line's option of a run's: its meaning and default are told in one place."""
-    known = RunOptions.model_fields[name]
-    default = ", ".join(known.default) if isinstance(known.default, list) else known.default
-    told = f"  [default: {default}]" if default or default == 0 else ""
-    return typer.Option(*flags, help=f"{known.description}{told}")
-
-
-Methods = Annotated[list[str] | None, _option("methods")]
-Plugins = Annotated[list[str] | None, _option("plugin")]
-CacheDir = Annotated[str | None, _option("cache_dir")]
-DataDir = Annotated[str | None, _option("data_dir")]
-Device = Annotated[str | None, _option("device")]
-Threads = Annotated[int | None, _option("threads")]
-Jobs = Annotated[int | None, _option("jobs")]
 EXIT_BAD_INPUT = 2
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]  # click's, which typer may bring along under a name of its own
 EXIT_INTERRUPTED = 130
 
 
+@app.callback()
+def _main(version: Version = False) -> None:
+    """Take options that come before a command."""
+
+
 @app.command()
 def run(
     methods: Methods = None,
-    task: Annotated[list[str] | None, _option("task")] = None,
-    seeds: Annotated[int | None, _option("seeds")] = None,
-    vary: Annotated[list[str] | None, _option("vary")] = None,
-    first_seed: Annotated[int | None, _option("first_seed")] = None,
+    task: Annotated[list[str] | None, option("task")] = None,
+    seeds: Annotated[int | None, option("seeds")] = None,
+    vary: Annotated[list[str] | None, option("vary")] = None,
+    first_seed: Annotated[int | None, option("first_seed")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="PLUGIN.OPTION=VALUE, such as toy.colours=8. Repeatable; `list` names the options."),
@@ -61,16 +52,19 @@ def run(
         Path | None, typer.Option(help="TOML file: a table [run] with these options, and one per task or method.")
     ] = None,
     data_dir: DataDir = None,
-    out: Annotated[str | None, _option("out")] = None,
+    out: Annotated[str | None, option("out")] = None,
     device: Device = None,
     threads: Threads = None,
     jobs: Jobs = None,
-    cell_timeout: Annotated[float | None, _option("cell_timeout")] = None,
-    max_edges: Annotated[int | None, _option("max_edges")] = None,
-    overwrite: Annotated[str | None, _option("overwrite")] = None,
-    randomised_graphs: Annotated[int | None, _option("randomised_graphs")] = None,
+    cell_timeout: Annotated[float | None, option("cell_timeout")] = None,
+    max_edges: Annotated[int | None, option("max_edges")] = None,
+    overwrite: Annotated[str | None, option("overwrite")] = None,
+    randomised_graphs: Annotated[int | None, option("randomised_graphs")] = None,
     cache_dir: CacheDir = None,
     plugin: Plugins = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which cells are there, which would run and why; run nothing.")
+    ] = False,
 ) -> None:
     """Run methods on tasks, score them, and compare.
 
@@ -83,21 +77,24 @@ def run(
     """
     from .running.processes import warm_up
 
-    if jobs != 0:
+    if jobs != 0 and not dry_run:
         warm_up()  # before the imports below: the fork server imports beside them
     from . import api
     from .base.progress import Progress
     from .plugins.configs import parse_overrides, read_config
 
-    results = api.run(
-        file=read_config(config) if config else {},
-        settings=parse_overrides(set_ or []),
-        progress=Progress(Console(stderr=True)),
+    given = dict(
         methods=methods, task=task, seeds=seeds, vary=vary, first_seed=first_seed, data_dir=data_dir, out=out,
         device=device, threads=threads, jobs=jobs, cell_timeout=cell_timeout, max_edges=max_edges, overwrite=overwrite,
         randomised_graphs=randomised_graphs, cache_dir=cache_dir, plugin=plugin,
     )  # fmt: skip
-    raise typer.Exit(_tell(results))
+    file, settings = read_config(config) if config else {}, parse_overrides(set_ or [])
+    if dry_run:
+        from .telling.outlook import print_outlook
+
+        print_outlook(*api.dry_run(file=file, settings=settings, **given))
+        return
+    raise typer.Exit(_tell(api.run(file=file, settings=settings, progress=Progress(Console(stderr=True)), **given)))
 
 
 def _tell(results: Results) -> int:
@@ -167,9 +164,39 @@ def score(
     raise typer.Exit(_tell(api.score(run_folder, plugin or [], data_dir, cache_dir, progress)))
 
 
+@app.command()
+def clean(
+    folders: Annotated[list[str], typer.Argument(metavar="RUN...", help="Results folders that `run` wrote.")],
+    models: Annotated[
+        bool, typer.Option("--models", help="Also trained models that no plan of these folders uses.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    data_dir: DataDir = None,
+    cache_dir: CacheDir = None,
+    plugin: Plugins = None,
+) -> None:
+    """Remove what no current plan of some results folders uses: cells of other code, configurations and plugins."""
+    from . import api
+    from .running.outlook import size_of
+
+    found = api.unused(folders, models, plugin or [], data_dir, cache_dir)
+    if not found:
+        say("nothing is unused")
+        return
+    sizes = {path: size_of(path) / 1e6 for path in found}
+    typer.echo("\n".join(f"{path}  {size:.2f} MB" for path, size in sizes.items()))
+    if not yes:
+        typer.confirm(f"Remove these {len(found)} folders, {sum(sizes.values()):.2f} MB?", abort=True, err=True)
+    for path in found:
+        shutil.rmtree(path)
+    say(f"removed {len(found)} folders")
+
+
 @app.command(name="list")
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="methods|tasks", help="What to list.")],
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[methods|tasks]", help="What to list; both without it.")
+    ] = None,
     names: Annotated[list[str] | None, typer.Argument(help="Only these, with their options.")] = None,
     card: Annotated[bool, typer.Option("--card", help="Print the cards of the named tasks instead.")] = False,
     plugin: Plugins = None,
@@ -179,23 +206,26 @@ def list_(
     from .plugins.registry import METHODS, TASKS, load_plugin
 
     registries: dict[str, Any] = {"methods": METHODS, "tasks": TASKS}
-    if kind not in registries:
+    if kind not in (None, *registries):
         raise UserError(f"expected 'methods' or 'tasks'; got {kind!r}")
+    if card and (kind != "tasks" or not names):
+        raise UserError("expected --card with names of tasks, such as `list tasks toy --card`")
     for source in plugin or []:
         load_plugin(source)
-    registry = registries[kind]
-    chosen = registry.resolve(names) if names else list(registry)
-    if card:
-        if kind != "tasks" or not names:
-            raise UserError("expected --card with names of tasks, such as `list tasks toy --card`")
+    for title, registry in registries.items():
+        if kind not in (None, title):
+            continue
+        chosen = registry.resolve(names) if names else list(registry)
+        width = max(len(name) for name in chosen)
+        if kind is None:
+            typer.echo(f"{title}:")
         for name in chosen:
-            typer.echo(registry[name]().card())
-        return
-    width = max(len(name) for name in chosen)
-    for name in chosen:
-        typer.echo(f"{name:<{width}}  {registry[name].summary()}")
-        for line in describe(name, registry[name].Config) if names else []:
-            typer.echo(f"    {line}")
+            if card:
+                typer.echo(registry[name]().card())
+                continue
+            typer.echo(f"{name:<{width}}  {registry[name].summary()}")
+            for line in describe(name, registry[name].Config) if names else []:
+                typer.echo(f"    {line}")
 
 
 @app.command()

@@ -184,7 +184,7 @@ def test_a_failing_cell_is_a_row_and_the_others_go_on(copy: Path, cli: Cli, monk
     scores = pd.read_csv(copy / "r" / "scores.csv")
     failed = scores[scores["method"] == "gnnexplainer"]
     assert set(failed["status"]) == {"failed"}
-    assert set(failed["reason"]) == {"RuntimeError: no luck"}
+    assert failed["reason"].str.startswith("RuntimeError: no luck (").all()
     assert (scores[scores["method"] == "graphmask"]["status"] == "ok").all()
     logs = [path.read_text() for path in (copy / "r" / "cells").glob("*/log.txt")]
     assert len(logs) == 2

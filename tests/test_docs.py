@@ -127,7 +127,7 @@ def test_the_maps_of_the_paper_name_the_code() -> None:
 
 def test_every_option_is_told_and_every_option_told_is_there() -> None:
     told = {code.split()[0].split("=")[0] for page in PAGES for code in inline_code(page) if code.startswith("--")}
-    known = {f"--{name.replace('_', '-')}" for name in RunOptions.model_fields} | {"--set", "--config"}
+    known = {f"--{name.replace('_', '-')}" for name in RunOptions.model_fields} | {"--set", "--config", "--dry-run"}
     assert known <= told
     assert told <= known
 

@@ -205,7 +205,7 @@ def parsed(arguments: list[str]) -> tuple[str, dict[str, Any]]:
 
 def plan_of(options: dict[str, Any]) -> Plan:
     """Return the plan of a `run`: names resolve, options are known and within bounds."""
-    given = {name: value for name, value in options.items() if name not in ("set_", "config")}
+    given = {name: value for name, value in options.items() if name not in ("set_", "config", "dry_run")}
     file = read_config(Path(options["config"])) if options["config"] else {}
     return make_plan(run_options(file.pop("run", {}), **given), file, parse_overrides(options["set_"] or []))
 
@@ -229,7 +229,7 @@ def check_command(arguments: list[str]) -> None:
     elif name == "bench":
         assert options["task"] in TASKS
     else:
-        assert name == "score"
+        assert name in ("score", "clean")
 
 
 @pytest.mark.usefixtures("folder")

@@ -285,7 +285,8 @@ def test_memory_that_always_runs_out_ends_the_cell_after_four_attempts(
     most: int, expected: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     outcome, limits = run_job(raising(MemoryError("no room")), most)
-    assert (outcome.status, outcome.reason) == ("out-of-memory", "MemoryError: no room")
+    assert outcome.status == "out-of-memory"
+    assert outcome.reason.startswith("MemoryError: no room (")
     assert limits == expected
     assert outcome.costs["max_edges"] == expected[-1]
     assert "in act" in outcome.log

@@ -1,7 +1,11 @@
 """The ways in which a run ends early on purpose, and how errors are told."""
 
+import sysconfig
 import traceback
 from pathlib import Path
+
+_HARNESS = str(Path(__file__).resolve().parent.parent)
+_STDLIB = sysconfig.get_path("stdlib")
 
 
 class UserError(Exception):
@@ -28,11 +32,30 @@ def printable(text: str) -> str:
 def raised_at(error: BaseException) -> str:
     """Return file and line where an error was raised, and the code there: ``models.py, line 7: assert x``.
 
-    Of libraries' code the caller is named, if there is one: that is where a user can mend something.
+    Of libraries' code, and of the harness's own, the caller is named, if there is one: that is where a user can mend
+    something.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith("<")]
     if not frames:
         return "nowhere"
-    frame = (own or list(frames))[-1]
+    not_of_libraries = [frame for frame in frames if not _of_library(frame.filename)]
+    return _told((_own(error) or not_of_libraries or list(frames))[-1])
+
+
+def own_place(error: BaseException) -> str:
+    """Return " (FILE, line N: CODE)" of the plugin's code that an error was raised in; nothing where there is none."""
+    own = _own(error)
+    return f" ({_told(own[-1])})" if own else ""
+
+
+def _own(error: BaseException) -> list[traceback.FrameSummary]:
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if not (_of_library(frame.filename) or frame.filename.startswith(_HARNESS))]
+
+
+def _of_library(filename: str) -> bool:
+    return "site-packages" in filename or filename.startswith(("<", _STDLIB))
+
+
+def _told(frame: traceback.FrameSummary) -> str:
     return f"{Path(frame.filename).name}, line {frame.lineno}: {(frame.line or '').strip()}".removesuffix(": ")

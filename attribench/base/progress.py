@@ -1,4 +1,4 @@
-"""Progress bars: one for the pieces of a run, one for what each process is doing."""
+"""Progress: on a terminal a bar for the pieces of a run and one for what each process does, elsewhere a line a cell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ _REFRESH_SECONDS = 0.1
 
 
 class Progress:
-    """Progress bars on standard error (a context manager); nothing is shown where it is not a terminal.
+    """Progress bars on standard error (a context manager); where it is no terminal, a line for every cell that ends.
 
     Args:
         console: where to draw.
@@ -31,12 +31,16 @@ class Progress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
+        self._console = console
         self._overall: Any = None
-        self._phases: dict[int, Any] = {}
+        self._done = 0
+        self._phases: dict[int, tuple[str, Any]] = {}
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -51,17 +55,28 @@ class Progress:
         """Show how much of the run is done."""
         if self._overall is None:
             self._overall = self._bars.add_task(description, total=total)
-        self._bars.update(self._overall, description=description, completed=done, total=total)
+        self._done = max(done, self._done)
+        self._bars.update(self._overall, description=description, completed=self._done, total=total)
+
+    def ended(self, title: str, status: str, done: int, total: int) -> None:
+        """Say that a cell was run: a line where bars are not shown."""
+        if not self._console.is_terminal:
+            self._console.print(f"[{done}/{total}] {title}: {status}", markup=False, highlight=False, soft_wrap=True)
 
     def phase(self, who: int, description: str, done: int, total: int | None) -> None:
         """Show what one process is doing; an empty description says that it has ended."""
         if not description:
             if who in self._phases:
-                self._bars.remove_task(self._phases.pop(who))
+                self._bars.remove_task(self._phases.pop(who)[1])
             return
-        if who not in self._phases:
-            self._phases[who] = self._bars.add_task("", total=total)
-        self._bars.update(self._phases[who], description=f"  {description}", completed=done, total=total)
+        before, bar = self._phases.get(who, ("", None))
+        if bar is not None and before != description:  # another phase: no bar runs backwards
+            self._bars.remove_task(bar)
+            bar = None
+        if bar is None:
+            bar = self._bars.add_task(f"  {description}", total=total)
+            self._phases[who] = description, bar
+        self._bars.update(bar, completed=done, total=total)
 
 
 class Tracker:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import FastRGCNConv
 
-from ..base.errors import UserError, raised_at
+from ..base.errors import UserError
 from ..base.seeds import generator
 from ..explaining.job import FAULTS, first_line
 from ..model.graphs import GraphBatch
@@ -118,8 +118,7 @@ def _outcome(check: Check, tracebacks: bool) -> str | None:
         return check()
     except FAULTS as error:
         told = "\n" + traceback.format_exc().rstrip() if tracebacks else ""
-        where = f" ({raised_at(error)})" if not isinstance(error, UserError) and str(error).strip() else ""
-        return f"{first_line(error)}{where}{told}"
+        return f"{first_line(error)}{told}"
 
 
 class MethodContract:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..base.errors import Infeasible, Skipped, UserError, raised_at
+from ..base.errors import Infeasible, Skipped, UserError, own_place, raised_at
 from ..base.pieces import Cell
 from ..base.reading import files_read, refuse_undeclared
 from ..model.gates import UnsupportedModelError
@@ -141,6 +141,7 @@ class Job:
             fit = Stopwatch(self.device)
             try:
                 with fit:
+                    self._phase("fitting")
                     method.fit()
             finally:
                 costs |= {"fit_seconds": fit.seconds, "fit_forward_passes": method.forward_passes}
@@ -150,6 +151,7 @@ class Job:
                 torch.manual_seed(method.seed)
                 passes = method.forward_passes
                 with Stopwatch(self.device) as watch:
+                    self._phase(f"explaining {name}")
                     outcome.attributions[name] = method.explain(batch)
                 costs[f"{name}_seconds"] = watch.seconds
                 costs[f"{name}_forward_passes"] = method.forward_passes - passes
@@ -163,6 +165,11 @@ class Job:
             raise RuntimeError(
                 f"expected the model to be left as found; {method.name} changed its {', '.join(changed)}"
             )
+
+    def _phase(self, name: str) -> None:
+        """Show what the method does, also where it shows no progress of its own."""
+        for _ in self.track(iter((None,)), f"{name} · {self.kind.name}"):
+            pass
 
     def _randomise(self, subject: Subject, outcome: Outcome) -> None:
         """Explain the first test graphs for a model with shuffled weights, too: a method that says the same of both
@@ -219,12 +226,13 @@ def status_of(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, after its kind where it is not one of the harness's own endings.
 
-    An error that says nothing is named by the line of code that raised it.
+    Of all others the line of the plugin's code is named that raised them.
     """
     text = next(iter(str(error).splitlines()), "").strip()
     if text and isinstance(error, Infeasible | Skipped | UserError):
         return text
-    return f"{type(error).__name__}: {text or f'without a message, at {raised_at(error)}'}"
+    where = own_place(error) if text else f", at {raised_at(error)}"
+    return f"{type(error).__name__}: {text or 'without a message'}{where}"
 
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:

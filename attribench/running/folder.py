@@ -48,7 +48,7 @@ def add_run(folder: Path, plan: Plan, keys: Sequence[str], about: Mapping[str, A
             entries = []
         mine, others = set(plan.cells()), []
         for entry in entries:
-            known, unknown = known_part(entry, plan)
+            known, unknown = known_part(entry, data_dirs(plan))
             if known is not None:
                 _refuse_other_configurations(folder, plan, known)
             if unknown or (known is not None and not mine.issuperset(known.cells())):
@@ -59,26 +59,30 @@ def add_run(folder: Path, plan: Plan, keys: Sequence[str], about: Mapping[str, A
     return others
 
 
-def known_part(entry: Entry, given: Plan) -> tuple[Plan | None, int]:
+def known_part(entry: Entry, data_dirs: set[str]) -> tuple[Plan | None, int]:
     """Return the part of a run's plan whose plugins are there, and how many of its cells are not in it.
 
-    No path is read because a file says so: what was run with a folder of data is part of it only where the plan that is
-    ``given`` names the same folder.
+    No path is read because a file says so: what was run with a folder of data is part of it only where that is one of
+    ``data_dirs``, which the user named.
     """
     tasks, methods = (_registered(entry.plan.get(kind), kind) for kind in ("tasks", "methods"))
     count = len(entry.keys)
-    folders = {getattr(config, "data_dir", "") for config in given.configs().values()} | {""}
     names = {base_name(name) for name in (*tasks, *methods)}
     overrides = entry.plan.get("overrides")
     mine = {name: values for name, values in overrides.items() if name in names} if isinstance(overrides, dict) else {}
     try:
         plan = Plan(**{**entry.plan, "tasks": tasks, "methods": methods, "overrides": mine})
         select_device(plan.device)
-        if any(getattr(config, "data_dir", "") not in folders for config in plan.configs().values()):
+        if any(getattr(config, "data_dir", "") not in data_dirs | {""} for config in plan.configs().values()):
             return None, count
     except (UserError, ValidationError, TypeError):
         return None, count
     return plan, max(0, count - len(plan.cells()))
+
+
+def data_dirs(plan: Plan) -> set[str]:
+    """Return the folders of data that a plan names."""
+    return {getattr(config, "data_dir", "") for config in plan.configs().values()}
 
 
 def _registered(names: Any, kind: str) -> list[str]:

@@ -21,6 +21,7 @@ def perform_here(runner: Runner, progress: Progress) -> Iterator[Cell]:
         progress.overall(piece.title, done, total)
         runner.perform(piece)
         tracker.end()
-        ended = schedule.done(piece)
-        done += len(ended)
-        yield from ended
+        for cell in schedule.done(piece):
+            done += 1
+            progress.ended(cell.title, runner.status(cell), done, total)
+            yield cell

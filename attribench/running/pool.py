@@ -83,9 +83,10 @@ class Workers:
                             if self._again(running[future], future):
                                 schedule.later(running.pop(future))
                                 continue
-                            ended = schedule.done(running.pop(future))
-                            done += len(ended)
-                            yield from ended
+                            for cell in schedule.done(running.pop(future)):
+                                done += 1
+                                progress.ended(cell.title, self.runner.status(cell), done, total)
+                                yield cell
                     except BrokenProcessPool as error:
                         broken += 1
                         if broken > MOST_BROKEN:

@@ -34,21 +34,9 @@ from .options import Overwrite
 from .plan import Plan
 from .problems import Problems
 from .provenance import git_commit
+from .statuses import OVERWRITE, REFUSED, SCORED
 
 logger = logging.getLogger(__name__)
-
-REFUSED = "refused"
-"""Status of a problem that is not what the harness takes it for; its cells are skipped with the reason."""
-
-SCORED = ("ok", "partial")
-"""Statuses of cells that have attributions."""
-
-OVERWRITE: dict[Overwrite, tuple[str, ...]] = {
-    "failed": (*SCORED, "skipped", "infeasible"),
-    "never": (*SCORED, "skipped", "infeasible", "failed", "timeout", "out-of-memory"),
-    "always": (),
-}
-"""Statuses of the records that a run keeps, by ``--overwrite``."""
 
 
 class Runner:
@@ -136,6 +124,11 @@ class Runner:
                 self._save(piece, key, Outcome(status, reason, log))
             else:
                 self.store.save_scores(key, score_key(key), StoredScores(status=status, reason=reason, log=log))
+
+    def status(self, cell: Cell) -> str:
+        """Return how a cell ended, as stored."""
+        record = self.store.record(self.keys[cell])
+        return record.status if record is not None else "failed"
 
     def current(self, cell: Cell) -> Result | None:
         """Return what is stored for a cell; None where today's code would run or score it anew."""

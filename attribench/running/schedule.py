@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..base.pieces import Cell, Piece, ProblemSpec
-from .runner import REFUSED, Runner
+from .runner import Runner
+from .statuses import REFUSED
 
 
 class Schedule:
