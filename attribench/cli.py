@@ -77,8 +77,8 @@ def run(
     """
     from .running.processes import warm_up
 
-    if jobs != 0 and not dry_run:
-        warm_up()  # before the imports below: the fork server imports beside them
+    if jobs != 0 and not dry_run and not (out and (Path(out) / "run.json").exists()):
+        warm_up()  # before the imports below, beside which the fork server imports; where little may be left, later
     from . import api
     from .base.progress import Progress
     from .plugins.configs import parse_overrides, read_config
