@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -189,7 +190,7 @@ class Layered(Task):
 
     def card(self) -> str:
         """Return the docstring with its proof, what gold means, and what the reference study found."""
-        findings = findings_of_study("layers", task=self.name).strip()
+        findings = findings_of_study("layers", Path(__file__).parent, task=self.name).strip()
         return f"# {self.name}\n\n{super().card()}\n\n## What these tasks share\n\n{__doc__}\n{findings}\n"
 
     @abstractmethod

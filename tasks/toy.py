@@ -8,6 +8,7 @@ claim about the trained model, which the audit tests for every one.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -148,7 +149,7 @@ class Toy(Task):
 
     def card(self) -> str:
         """Return what the reference study found about the paper's conclusions."""
-        return findings_of_study("toy")
+        return findings_of_study("toy", Path(__file__).parent)
 
     def build(self, seeds: TaskSeeds, workshop: Workshop) -> Problem:
         """Draw the stars, train the model, and audit the gold."""

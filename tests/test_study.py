@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -69,17 +70,34 @@ def other_reference(root: Path, name: str, method: str, **figures: float) -> Non
     (root / "tasks").symlink_to(study.ROOT / "tasks")
 
 
+def elsewhere(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """Have cards made from another root."""
+    here = study.render_card
+    monkeypatch.setattr(study, "render_card", lambda name, _, **about: here(name, root / "tasks", **about))
+
+
+def test_a_card_of_a_package_has_its_results_beside_its_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = TASKS["toy"]().card()
+    shutil.copytree(REFERENCE.parent, tmp_path / "tasks" / "reference")
+    for path in (study.ROOT / "tasks").glob("*.j2"):
+        shutil.copy(path, tmp_path / "tasks")
+    elsewhere(monkeypatch, tmp_path)
+    assert TASKS["toy"]().card() == before
+
+
 def test_a_card_changes_with_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other_reference(tmp_path, "toy", "graphmask", f1_mean=0.123)
     before = TASKS["toy"]().card()
-    monkeypatch.setattr(study, "ROOT", tmp_path)
+    elsewhere(monkeypatch, tmp_path)
     after = TASKS["toy"]().card()
     assert "(99.4): **holds**" in before
     assert "(99.4): **depends on a choice**. F1 12.3" in after
 
 
 def test_a_card_without_its_results_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "ROOT", tmp_path)
+    elsewhere(monkeypatch, tmp_path)
     assert "are not here" in TASKS["toy"]().card()
     assert TASKS["toy-gated"]().card().startswith("The toy with a scalar sigmoid gate")
 
@@ -87,7 +105,7 @@ def test_a_card_without_its_results_says_so(tmp_path: Path, monkeypatch: pytest.
 def test_a_card_of_half_a_study_says_which_file_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other_reference(tmp_path, "toy", "graphmask", f1_mean=0.5)
     (tmp_path / "results" / "reference" / "toy" / "methods" / "comparison.csv").unlink()
-    monkeypatch.setattr(study, "ROOT", tmp_path)
+    elsewhere(monkeypatch, tmp_path)
     with pytest.raises(UserError, match=r"methods.comparison.csv: No such file or directory: run the whole study"):
         TASKS["toy"]().card()
 
@@ -136,7 +154,7 @@ def test_the_cards_of_the_layered_tasks_say_what_the_reference_files_say(name: s
 def test_a_verdict_on_layers_changes_with_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other_reference(tmp_path, "layers", "gate-values", f1_mean=0.96, f1_union_mean=0.97, auroc_mean=0.99)
     before = TASKS["decoy-gates"]().card()
-    monkeypatch.setattr(study, "ROOT", tmp_path)
+    elsewhere(monkeypatch, tmp_path)
     after = TASKS["decoy-gates"]().card()
     assert "they point away from what is used" in before
     assert "they do not point away from what is used" in after

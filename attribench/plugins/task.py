@@ -168,12 +168,13 @@ class Workshop:
     track: Callable[..., Any] = untracked
 
 
-def findings_of_study(study: str, **about: Any) -> str:
-    """Return what a study has found, for a card; see :func:`~attribench.telling.cards.render_card`.
+def findings_of_study(study: str, beside: Path, **about: Any) -> str:
+    """Return what a study has found, for a card whose template is in the folder ``beside``.
 
-    Telling is not deciding: the module is loaded by name, so that its code is no part of a result's key.
+    See :func:`~attribench.telling.cards.render_card`. Telling is not deciding: the module is loaded by name, so that
+    its code is no part of a result's key.
     """
-    text: str = import_module("attribench.telling.cards").render_card(study, **about)
+    text: str = import_module("attribench.telling.cards").render_card(study, beside, **about)
     return text
 
 

@@ -158,20 +158,26 @@ class Reference:
         return [str(name) for name in names if base_name(str(name)) == method]
 
 
-def render_card(study: str, **about: Any) -> str:
-    """Render ``tasks/<study>_card.md.j2`` with the results under ``results/reference/<study>``.
+def render_card(study: str, beside: Path | None = None, **about: Any) -> str:
+    """Render ``<study>_card.md.j2`` with the reference results of the study.
+
+    They are under ``reference/<study>`` beside the template, as in a package, or under ``results/reference/<study>``
+    beside its folder, as in a checkout.
 
     Args:
         study: name of the study; several tasks may share one.
+        beside: the folder of the template, which is a task's; without it that of the tasks that come along.
         about: further variables of the template, such as the task's name.
     """
-    folder = ROOT / "results" / "reference" / study
-    if not folder.is_dir():
+    templates = beside or ROOT / "tasks"
+    places = (templates / "reference" / study, templates.parent / "results" / "reference" / study)
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
         return (
             f"The reference results of {study!r} are not here. In the repository, `python -m attribench study "
             f"tasks/{study}_study.toml --out results/reference/{study}` makes them."
         )
-    environment = Environment(loader=FileSystemLoader(ROOT / "tasks"), undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(loader=FileSystemLoader(templates), undefined=StrictUndefined, trim_blocks=True)
     environment.filters["percent"] = _percent
     template = environment.get_template(f"{study}_card.md.j2")
     return template.render(reference=Reference(folder), **about)

@@ -176,7 +176,7 @@ class SemanticRoles(Task):
         roles = Counter(role for s in sentences["train"] for roles in s.roles for role in roles if role != "_")
         shares = {name: count / roles.total() for name, count in roles.most_common()}
         tasks = [name for name in TASKS if TASKS[name].family == self.family]
-        findings = findings_of_study("srl", splits=counts, roles=shares, tasks=tasks)
+        findings = findings_of_study("srl", Path(__file__).parent.parent, splits=counts, roles=shares, tasks=tasks)
         return f"# {self.name}\n\n{__doc__}\n{findings.strip()}\n"
 
     def sources(self) -> dict[str, Path]:
