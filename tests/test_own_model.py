@@ -360,7 +360,7 @@ print("rows", len(found.comparison), len(found.to_pyg("integrated-gradients")))
 """
 
 
-@pytest.mark.parametrize("notebook", [False, True])
+@pytest.mark.parametrize("notebook", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_class_of_a_script_or_a_notebook_travels_to_workers(tmp_path: Path, notebook: bool) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     command = ["-c", SCRIPT] if notebook else ["script.py"]  # -c has no source file either
