@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     from .scoring.scorers import SEVERAL_LAYERS as SEVERAL_LAYERS
     from .scoring.scorers import Made as Made
     from .scoring.scorers import Need as Need
-    from .scoring.scorers import View as View
     from .scoring.scorers import scorer as scorer
+    from .scoring.view import View as View
     from .telling.results import Explained as Explained
     from .telling.results import Results as Results
 

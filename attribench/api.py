@@ -19,7 +19,7 @@ from .base.files import remove_old_drafts
 from .base.names import base_name
 from .base.pieces import Cell, ProblemSpec
 from .base.progress import Progress, Tracker
-from .plugins.configs import Overrides, as_dict
+from .plugins.configs import Overrides, as_dict, as_overrides
 from .plugins.registry import TASKS, load_plugin
 from .running import cleaning
 from .running.folder import add_run, data_dirs, known_part, read_plans
@@ -111,7 +111,8 @@ def unused(
 def _planned(
     file: Overrides | None, settings: Overrides | None, options: Mapping[str, Any]
 ) -> tuple[RunOptions, Plan, Path]:
-    tables = dict(file or {})
+    tables = as_overrides(file, "tables of a file")
+    settings = as_overrides(settings, "settings")
     told = run_options(tables.pop("run", {}), **options)
     plan = make_plan(told, tables, settings)
     return told, plan, Path(told.out or Path("results") / "+".join(base_name(name) for name in plan.tasks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import weakref
@@ -21,6 +22,8 @@ from .plugins.configs import Overrides
 from .plugins.given import give
 from .plugins.registry import TASKS
 from .telling.results import Ending, Results
+
+logger = logging.getLogger(__name__)
 
 
 class Explanations(Results):
@@ -96,7 +99,10 @@ def explain(
         UserError: when it cannot be told how the model is called or what it returns, when there are too few graphs, or
             when the model cannot be explained rightly.
     """
-    listed = list(graphs)
+    listed = list(graphs) if isinstance(graphs, Iterable) and not isinstance(graphs, Data) else graphs
+    for taken in ("task", "plugin", "data_dir", "file"):
+        if taken in options:
+            raise UserError(f"expected options of a run of methods on one model; got {taken!r}: leave it out")
     given = give(model, listed, fit, labels, output, arguments, name)
     folder = Path(tempfile.mkdtemp(prefix="attribench-")) if out is None else Path(out)
     try:
@@ -109,6 +115,8 @@ def explain(
         ending = results.ending
         if ending is not None and ending.refused:
             raise UserError("; ".join(ending.refused.values()))
+        for why, count in (ending.left_out if ending is not None else {}).items():
+            logger.warning("left out of the tables of %s: %d cells %s", folder, count, why)
         found = Explanations(folder, ending, listed)
     except BaseException:
         if out is None:

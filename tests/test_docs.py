@@ -13,7 +13,7 @@ from docs_helpers import NAMES, PAGES, ROOT, TEXTS, anchors, blocks, commands, i
 from attribench.base.errors import UserError
 from attribench.plugins.registry import METHODS, TASKS
 from attribench.running.options import RunOptions
-from attribench.scoring.scorers import fits
+from attribench.scoring.families import fits
 from attribench.telling import pages
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,8 @@ from attribench.scoring import scorers as registry
 from attribench.scoring.figures import CATALOGUE, LAST, entry_of, figure_of, needs_of
 from attribench.scoring.judge import Judge
 from attribench.scoring.row import Scores
-from attribench.scoring.scorers import GOLD, NO_GOLD, SEVERAL_LAYERS, THRESHOLD, Made, Value, View, scorer, scorers
+from attribench.scoring.scorers import GOLD, NO_GOLD, SEVERAL_LAYERS, THRESHOLD, Made, Value, scorer, scorers
+from attribench.scoring.view import View
 from attribench.telling.glossary import glossary
 from attribench.telling.tables import KEYS
 
@@ -108,6 +110,30 @@ def test_needs_are_said_and_honoured(own_scorers: None) -> None:
     texts = {need.text for need in (GOLD, NO_GOLD, SEVERAL_LAYERS, THRESHOLD)}
     assert texts & set(stars().figures) == {"gold", "soft scores"}
     assert texts & set(layered().figures) == {"no gold", "several layers"}
+
+
+@pytest.mark.parametrize("what", ["truth", "mask"])
+def test_a_scorer_that_changes_what_it_is_given_is_refused(own_scorers: None, what: str) -> None:
+    def greedy(view: View) -> dict[str, float]:
+        getattr(view, what).fill_(True)
+        return {"greedy": 1.0}
+
+    scorer("greedy")(greedy)
+    with pytest.raises(ValueError, match="expected greedy to leave what it is given as it is"):
+        layered([[1, 0, 1, 0, 1, 1], [0, 1, 0, 1, 0, 0]])
+
+
+@pytest.mark.parametrize(("made", "message"), [(10**400, "at most 64 bits for 'odd'"), ("text", "a number for 'odd'")])
+def test_figures_that_cannot_be_kept_are_refused(own_scorers: None, made: Any, message: str) -> None:
+    scorer("odd")(lambda view: {"odd": made})
+    with pytest.raises(ValueError, match=message):
+        layered()
+
+
+def test_what_is_no_figure_is_refused(own_scorers: None) -> None:
+    scorer("odd")(lambda view: None)  # type: ignore[type-var]
+    with pytest.raises(ValueError, match="to return figures by name; got NoneType"):
+        layered()
 
 
 def saying(name: str) -> Callable[[View], Mapping[str, Value]]:

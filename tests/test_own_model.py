@@ -371,3 +371,60 @@ def test_a_class_of_a_script_or_a_notebook_travels_to_workers(tmp_path: Path, no
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("rows 4 3") == 1, ended.stdout
     assert ended.stderr.count("nothing is reused") == (1 if notebook else 0)
+
+
+class Listed(Net):
+    """One whose answer depends on what no hash of its parts sees."""
+
+    factors: Any = (1.0,)
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        out: Tensor = super().forward(x, edge_index, batch) * self.factors[0]
+        return out
+
+
+def test_models_that_differ_in_what_they_say_are_different_ones() -> None:
+    first, other = made(Listed), made(Listed)
+    vars(other)["factors"] = [-2.0]
+    labels = [0, 1] * 5
+    contents = {give(model, make_graphs(10), labels=labels).content for model in (first, made(Listed), other)}
+    assert len(contents) == 2
+
+
+@pytest.mark.parametrize(
+    ("y", "expected"), [(1, [1, 1]), (1.0, [1, 1]), (torch.tensor([[1]]), [1, 1]), (torch.tensor(1.0), [1, 1])]
+)
+def test_labels_of_any_type_are_labels(y: Any, expected: list[int]) -> None:
+    graphs = make_graphs(10)
+    for data in graphs:
+        data.y = y
+    assert give(made(), graphs).problem.splits["test"].labels.tolist() == expected
+
+
+def test_labels_that_do_not_fit_are_said_not_to(caplog: pytest.LogCaptureFixture) -> None:
+    graphs = make_graphs(10)
+    for data in graphs:
+        data.y = torch.tensor([[0.0, 1.0]])  # one-hot
+    give(made(), graphs)
+    assert "the graphs' y are no labels of such an output" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": lambda data: data}, "expected a torch.nn.Module, not compiled or scripted; got function"),
+        ({"model": None}, "expected a torch.nn.Module.*got NoneType"),
+        ({"graphs": None}, "expected a list of torch_geometric.data.Data; got NoneType"),
+        ({"graphs": make_graphs(1)[0]}, "expected a list of torch_geometric.data.Data; got Data"),
+        ({"labels": ["a"] * 10}, "expected labels as numbers, one for each graph"),
+        ({"labels": 3}, "expected one label for each of 10 graphs; got"),
+        ({"name": 3}, "expected a name as text; got 3"),
+        ({"task": "toy"}, "expected options of a run of methods on one model; got 'task'"),
+        ({"settings": {"gnnexplainer": 3}}, "expected settings such as"),
+        ({"settings": [1]}, "expected settings such as"),
+    ],
+)
+def test_what_is_no_model_graph_or_option_is_said_in_a_line(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        attribench.explain(**{"model": made(), "graphs": make_graphs(10), "methods": "gnnexplainer", **arguments})
+    assert "\n" not in str(error.value)

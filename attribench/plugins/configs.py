@@ -65,7 +65,28 @@ def variant_options(name: str) -> dict[str, str]:
         return {}
     if not rest.endswith("]"):
         raise UserError(f"expected a variant such as gnnexplainer[steps=100]; got {name!r}: close the bracket")
-    return parse_overrides([f"{base}.{assignment}" for assignment in rest[:-1].split(",")]).get(base, {})
+    assignments = rest[:-1].split(",")
+    options = parse_overrides([f"{base}.{assignment}" for assignment in assignments]).get(base, {})
+    if len(options) < len(assignments):
+        raise UserError(f"expected every option of a variant once; got {name!r}: leave one out")
+    return options
+
+
+def as_overrides(given: Any, what: str) -> Overrides:
+    """Return options by the name of a task or method, and by their own, as they came from Python.
+
+    Raises:
+        UserError: when they are something else.
+    """
+    if given is None:
+        return {}
+    right = isinstance(given, Mapping) and all(
+        isinstance(name, str) and isinstance(options, Mapping) and all(isinstance(option, str) for option in options)
+        for name, options in given.items()
+    )
+    if not right:
+        raise UserError(f"expected {what} such as {{'toy': {{'colours': 8}}}}; got {_short.repr(given)}")
+    return {name: dict(options) for name, options in given.items()}
 
 
 def merge(*layers: Overrides) -> Overrides:

@@ -139,13 +139,18 @@ def give(
     Raises:
         UserError: when it cannot be told how the model is called, what it returns, or there are too few graphs.
     """
-    lists = [list(graphs), [] if fit is None else list(fit)]
-    for data in [*lists[0], *lists[1]] or [None]:
-        if not isinstance(data, Data):
-            raise UserError(f"expected a list of torch_geometric.data.Data; got {type(data).__name__}")
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise UserError(f"expected a torch.nn.Module, not compiled or scripted; got {type(model).__name__}")
+    if not isinstance(name, str):
+        raise UserError(f"expected a name as text; got {name!r}")
+    lists = [_listed(graphs), [] if fit is None else _listed(fit)]
     explained, fitted = on_cpu(lists[0]), None if fit is None else on_cpu(lists[1])
     shared = [*explained, *(fitted or [])]
-    taken, levels = adapted(deepcopy(model).cpu(), attributes_of(shared), arguments)
+    try:
+        copied = deepcopy(model).cpu()
+    except Exception as error:  # a stranger's code
+        raise UserError(f"expected a model that can be copied; {type(error).__name__}: {error}") from error
+    taken, levels = adapted(copied, attributes_of(shared), arguments)
     taken.eval()
     parts = _split(explained, fitted)
     batches = {
@@ -153,9 +158,11 @@ def give(
         for split, (found, index) in parts.items()
     }
     meaning = output or _output_of(taken, batches["test"])
-    told = None if labels is None else torch.as_tensor(labels)
-    if told is not None and len(told) != len(explained):
-        raise UserError(f"expected one label for each of {len(explained)} graphs; got {len(told)}")
+    told = None if labels is None else _tensor(labels)
+    if told is not None and (not told.dim() or len(told) != len(explained)):
+        raise UserError(
+            f"expected one label for each of {len(explained)} graphs; got {len(told) if told.dim() else told}"
+        )
     splits = {}
     for split, (found, index) in parts.items():
         mine = told[index] if told is not None and found is explained else None
@@ -164,7 +171,9 @@ def give(
     test = splits["test"] = replace(splits["test"], extras=Extras(graph={"position": torch.tensor(parts["test"][1])}))
     metric = meaning.metric(_outputs(taken, test.graphs), test.labels, test.graphs)
     problem = Problem(taken, meaning, splits, figures={"test": metric})
-    what = [_code_of(taken, meaning), model_digest(taken), problem.data(), _plain_values(meaning)]
+    # What it says tells models apart that differ in what no hash of their parts sees: functions, lists, globals.
+    said = [tensor_digest(_outputs(taken, splits[split].graphs)) for split in parts]
+    what = [_code_of(taken, meaning), model_digest(taken), problem.data(), _plain_values(meaning), *said]
     content = hashlib.sha256("\x1f".join(what).encode()).hexdigest()[:32]
     return Given(name, problem, content, tuple(parts["test"][1]))
 
@@ -194,6 +203,23 @@ def _split(explained: list[Data], fitted: list[Data] | None) -> dict[str, tuple[
     train, validation = _shared_out(fitted, (0.75,))
     everything = list(range(len(explained)))
     return {"train": (fitted, train), "validation": (fitted, validation), "test": (explained, everything)}
+
+
+def _listed(graphs: Any) -> list[Data]:
+    found = list(graphs) if isinstance(graphs, Iterable) and not isinstance(graphs, Data) else []
+    wrong = [type(x).__name__ for x in found if not isinstance(x, Data)]
+    if wrong or not found:
+        got = f"{wrong[0]} in it" if wrong else "an empty one" if isinstance(graphs, list) else type(graphs).__name__
+        raise UserError(f"expected a list of torch_geometric.data.Data; got {got}")
+    return found
+
+
+def _tensor(labels: Any) -> Tensor:
+    try:
+        found = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"expected labels as numbers, one for each graph; {type(error).__name__}: {error}") from error
+    return found if found.is_floating_point() else found.long()
 
 
 def _shared_out(graphs: list[Data], shares: tuple[float, ...]) -> list[list[int]]:
@@ -245,10 +271,15 @@ def _labels(model: GraphModel, output: Output, graphs: GraphBatch, found: list[D
     if given is not None:
         return given
     own = [data.get("y") for data in found]
-    if all(isinstance(y, Tensor) for y in own):
-        joined = torch.cat([y.view(-1) for y in own if isinstance(y, Tensor)])
+    if all(y is None for y in own):
+        return predicted
+    if all(isinstance(y, Tensor | int | float) for y in own):
+        joined = torch.cat([torch.as_tensor(y).reshape(-1) for y in own])
+        if not predicted.is_floating_point() and bool((joined == joined.round()).all()):
+            joined = joined.long()  # whole numbers, in whatever type
         if joined.shape == predicted.shape and joined.is_floating_point() == predicted.is_floating_point():
             return joined
+    logger.warning("the graphs' y are no labels of such an output: the model's own predictions are the labels")
     return predicted
 
 

@@ -16,9 +16,8 @@ from pydantic import ValidationError
 
 from ..base.arrays import DamagedError
 from ..base.errors import StorageError, UserError
-from ..base.files import say_damaged, write_json
+from ..base.files import logger, say_damaged, write_json
 from ..base.names import base_name
-from ..base.pieces import Cell
 from ..plugins.configs import as_dict
 from ..plugins.registry import METHODS, TASKS
 from ..storing.records import About
@@ -30,7 +29,7 @@ def add_run(folder: Path, plan: Plan, keys: Sequence[str], about: Mapping[str, A
     """Enter a run into a folder's ``run.json``; return the others that speak of other cells.
 
     Raises:
-        UserError: where a task, method and seeds were run under another configuration.
+        UserError: where a task, or a method on it, was run under another configuration.
         StorageError: when the folder cannot be written.
     """
     path = folder / NAME
@@ -45,6 +44,7 @@ def add_run(folder: Path, plan: Plan, keys: Sequence[str], about: Mapping[str, A
             entries = read_entries(path) if path.exists() else []
         except DamagedError:
             say_damaged(path)
+            logger.warning("tables of %s leave out what other commands ran there, until they are run again", folder)
             entries = []
         mine, others = set(plan.cells()), []
         for entry in entries:
@@ -92,29 +92,30 @@ def _registered(names: Any, kind: str) -> list[str]:
 
 
 def _refuse_other_configurations(folder: Path, plan: Plan, other: Plan) -> None:
-    """Raise UserError where both plans have a cell and mean other things by it."""
-    mine = set(plan.cells())
-    for cell in other.cells():
-        if cell not in mine:
-            continue
-        wanted, stored = _decided(plan, cell), _decided(other, cell)
-        for name, value in wanted.items():
-            if stored[name] != value:
-                raise UserError(
-                    f"expected one configuration of {cell.task} · {cell.method} · seed {cell.seed} in {folder}; it was "
-                    f"run there with {name}={stored[name]}, and now {name}={value}: choose another --out"
-                )
+    """Raise UserError where both plans have a task, or a method on it, and mean other things by it."""
+    mine, theirs = plan.configs(), other.configs()
+    ran = ("device", "threads", "max_edges", "randomised_graphs")
+    for task in (name for name in plan.tasks if name in other.tasks):
+        wanted, stored = (
+            {**_named(task, configs[task]), **{name: getattr(made, name) for name in ran}}
+            for made, configs in ((plan, mine), (other, theirs))
+        )
+        _refuse(task, folder, wanted, stored)
+        for method in (name for name in plan.methods if name in other.methods):
+            _refuse(f"{task} · {method}", folder, _named(method, mine[method]), _named(method, theirs[method]))
 
 
-def _decided(plan: Plan, cell: Cell) -> dict[str, Any]:
-    configs = plan.configs()
-    named = {
-        f"{base_name(name)}.{option}": value
-        for name in (cell.task, cell.method)
-        for option, value in as_dict(configs[name]).items()
-    }
-    ran = {name: getattr(plan, name) for name in ("device", "threads", "max_edges", "randomised_graphs")}
-    return {**named, **ran}
+def _named(name: str, config: Any) -> dict[str, Any]:
+    return {f"{base_name(name)}.{option}": value for option, value in as_dict(config).items()}
+
+
+def _refuse(what: str, folder: Path, wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    for name, value in wanted.items():
+        if stored[name] != value:
+            raise UserError(
+                f"expected one configuration of {what} in {folder}; it was run there with {name}={stored[name]}, and "
+                f"now {name}={value}: choose another --out"
+            )
 
 
 def read_plans(path: Path, plugins: list[str], data_dir: str | None = None) -> list[tuple[Plan, list[str]]]:

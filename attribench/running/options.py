@@ -7,6 +7,7 @@ is imported here, so that ``--help`` answers at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -22,10 +23,15 @@ Overwrite = Literal["failed", "never", "always"]
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str) else list(value) if isinstance(value, tuple) else value
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, PathLike) else value
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+Folder = Annotated[str | None, BeforeValidator(_as_text)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 MaxEdges = Annotated[int, Field(ge=1, le=2**40)]
 Graphs = Annotated[int, Field(ge=0, le=2**31)]
@@ -46,10 +52,10 @@ class RunOptions(BaseModel):
     ]
     first_seed: Annotated[int, Field(ge=0, le=2**31, description="The first of them.")] = 0
     data_dir: Annotated[
-        str | None,
+        Folder,
         Field(description="Folder of licensed data, for tasks that can read it in place of their own."),
     ] = None
-    out: Annotated[str | None, Field(description="Results folder.  [default: results/TASKS]")] = None
+    out: Annotated[Folder, Field(description="Results folder.  [default: results/TASKS]")] = None
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:i.")] = "auto"
     threads: Annotated[Threads, Field(description="PyTorch threads, the same for every cell.")] = 1
     jobs: Annotated[
@@ -86,7 +92,7 @@ class RunOptions(BaseModel):
         Graphs, Field(description="Test graphs explained for shuffled weights, too; 0 for none.")
     ] = 100
     cache_dir: Annotated[
-        str | None, Field(description="Folder of trained models.  [default: the platform's user cache folder]")
+        Folder, Field(description="Folder of trained models.  [default: the platform's user cache folder]")
     ] = None
     plugin: Annotated[Names, Field(description="Python file or module with further methods or tasks. Repeatable.")] = []
 

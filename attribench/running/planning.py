@@ -43,6 +43,8 @@ def make_plan(options: RunOptions, file: Overrides | None = None, named: Overrid
     tasks, methods = TASKS.resolve(options.task), METHODS.resolve(options.methods)
     families = {TASKS[name].family for name in TASKS}
     for name in (*file, *named):
+        if name != base_name(name):
+            raise UserError(f"expected options of a task or method; got those of {name!r}: put them into its name")
         if name not in [*TASKS, *METHODS, *families]:
             METHODS[name]
     bases = list(dict.fromkeys(base_name(name) for name in tasks))

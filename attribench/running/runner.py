@@ -85,7 +85,7 @@ class Runner:
             self._finished[piece] = Result(piece, record, [], self.store.log(key))
             return True
         scores = self.store.scores(key, score_key(key))
-        if scores is None or scores.status != "ok":
+        if scores is None or scores.status != "ok" or not self.store.sound(key, record):
             return False
         self._finished[piece] = Result.of(piece, record, scores)
         return True

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from .scorers import fits, inside, scorers
+from .families import fits, inside
+from .scorers import scorers
 
 Table = Literal["scores", "layers", "per_graph", "comparison", "costs", "tasks"]
 Unit = Literal["share", "D*", "correlation", "score", "count", "seconds", "MiB", "metric", "yes or no", "text", "any"]

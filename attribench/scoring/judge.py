@@ -27,7 +27,8 @@ from ..scoring import (
 from .decision import Decision, choose_by_f1, choose_by_metric, choose_on_paper_grid
 from .fidelity import gold_alone
 from .row import Scores
-from .scorers import Made, Scorer, Value, View, masked_output, scorers
+from .scorers import Made, Scorer, Value, scorers
+from .view import View, masked_output
 
 T = TypeVar("T")
 

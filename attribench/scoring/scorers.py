@@ -5,138 +5,21 @@ How figures are called, meant and printed stands in :mod:`.figures`, which is no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..base.errors import UserError
-from ..model.gates import Stream
-from ..model.graphs import GraphBatch
-from ..model.output import Output
-from ..plugins.masks import normalise
-from ..plugins.method import Attribution
-from ..plugins.task import Problem
-from .decision import Decision
+from .families import fits
+from .view import View
 
 if TYPE_CHECKING:
     from .figures import Figure
 
 Value: TypeAlias = bool | int | float | str | None
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """What is known of one row, a method's or a control's, when it is scored: everything is of the test graphs.
-
-    Args:
-        problem: what is explained.
-        recording: drives the model over the test graphs.
-        attribution: what was said of them.
-        decision: which messages count as retained.
-        randomised: what was said of the first of them when the model's weights were shuffled, where that was asked.
-        kind: ``method`` or ``control``.
-        ablated: returns the task's metric with one layer's messages dropped, for each layer.
-    """
-
-    problem: Problem
-    recording: Stream
-    attribution: Attribution
-    decision: Decision
-    randomised: Attribution | None = None
-    kind: str = "method"
-    ablated: Callable[[], Sequence[float]] = tuple
-
-    @property
-    def graphs(self) -> GraphBatch:
-        """The test graphs: G graphs with E edges."""
-        return self.recording.graphs
-
-    @property
-    def output(self) -> Output:
-        """What the model's output means."""
-        return self.problem.output
-
-    @property
-    def labels(self) -> Tensor:
-        """One per unit of output."""
-        return self.problem.splits["test"].labels
-
-    @property
-    def gold(self) -> Tensor | None:
-        """Bool ``(L, E)``, or ``(1, E)`` where only the union over the layers is known."""
-        return self.problem.splits["test"].gold
-
-    @property
-    def truth(self) -> Tensor:
-        """The gold, for scorers that need one.
-
-        Raises:
-            ValueError: where there is none.
-        """
-        if self.gold is None:
-            raise ValueError("expected a gold standard; there is none: let the scorer say needs=[GOLD]")
-        return self.gold
-
-    @property
-    def mask(self) -> Tensor:
-        """The mask that is scored ``(L, E)`` bool: its share, its prediction and its overlap with the gold."""
-        return self.decision.mask
-
-    @property
-    def baselines(self) -> Sequence[Tensor] | None:
-        """The method's own baselines, where it learned them; zero where None."""
-        return self.attribution.baselines
-
-    @cached_property
-    def values(self) -> Tensor:
-        """Scores in [0, 1] ``(L, E)``; see :func:`.normalise`."""
-        return normalise(self.attribution, self.graphs)
-
-    @property
-    def ablations(self) -> Sequence[float]:
-        """The task's metric with one layer's messages dropped, for each layer."""
-        return self.ablated()
-
-    @cached_property
-    def classes(self) -> np.ndarray | None:
-        """The class ``(G,)`` that the model predicts for every graph; None where it predicts none."""
-        classes = self.output.classes(self.recording.logits, self.graphs)
-        return None if classes is None else classes.cpu().numpy()
-
-    @property
-    def by_class(self) -> list[tuple[int, np.ndarray]]:
-        """Every predicted class with which graphs have it ``(G,)`` bool; none where it predicts none."""
-        classes = self.classes
-        return [] if classes is None else [(label, classes == label) for label in np.unique(classes)]
-
-    @cached_property
-    def logits(self) -> dict[str, Tensor]:
-        """The output under the scored mask with the method's ``own`` baseline and with ``zero``."""
-        return {"own": self.masked(self.mask, self.baselines), "zero": self.masked(self.mask)}
-
-    def masked(self, mask: Tensor, baselines: Sequence[Tensor] | None = None) -> Tensor:
-        """Return the output under another mask ``(L, E)``; see :func:`masked_output`."""
-        return masked_output(self.recording, mask, baselines)
-
-
-def masked_output(recording: Stream, mask: Tensor, baselines: Sequence[Tensor] | None) -> Tensor:
-    """Return the output under a mask.
-
-    Raises:
-        ValueError: when it is not finite: what would be compared with it is no number.
-    """
-    with torch.no_grad():
-        logits = recording.forward(mask.to(recording.logits.dtype), baselines)
-    if not bool(torch.isfinite(logits).all()):
-        raise ValueError("expected a finite output under the mask; got NaN or infinity: guard divisions in the model")
-    return logits
 
 
 @dataclass(frozen=True)
@@ -213,7 +96,15 @@ class Scorer:
         Raises:
             ValueError: when it makes a figure that it does not list, or what can be neither stored nor compared.
         """
+        who, shape, given = self.function.__name__, (view.graphs.num_graphs,), view.given()
+        before = [tensor._version for tensor in given]
         found = self.function(view)
+        if [tensor._version for tensor in given] != before:
+            raise ValueError(
+                f"expected {self.function.__name__} to leave what it is given as it is; it changes it: clone()"
+            )
+        if not isinstance(found, Made | Mapping):
+            raise ValueError(f"expected {self.function.__name__} to return figures by name; got {type(found).__name__}")
         made = found if isinstance(found, Made) else Made(found)
         who, shape = self.function.__name__, (view.graphs.num_graphs,)
         # Text is the harness's alone: whoever reads a folder need not have a stranger's scorer to know what is one.
@@ -221,6 +112,8 @@ class Scorer:
         for name, value in chain(made.figures.items(), *(layer.items() for layer in made.layers)):
             if value is not None and not isinstance(value, kinds):
                 raise ValueError(f"expected a number for {name!r} of {who}; got {type(value).__name__}: use float()")
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ValueError(f"expected a number of at most 64 bits for {name!r} of {who}")
         for name in made.figures:
             if not self.makes(name):
                 listed = ", ".join(self.names)
@@ -278,19 +171,3 @@ def scorer_modules() -> tuple[str, ...]:
 def _rank(one: Scorer) -> tuple[bool, str]:
     module = one.function.__module__
     return module.rpartition(".")[0] != __name__.rpartition(".")[0], module
-
-
-def fits(pattern: str, name: str) -> bool:
-    """Say whether a name is one of a family: ``{...}`` in the pattern stands for any text."""
-    return _match(pattern, name) is not None
-
-
-def inside(pattern: str, name: str) -> dict[str, str]:
-    """Return what stands in a name for the ``{...}`` of its family."""
-    found = _match(pattern, name)
-    return found.groupdict() if found else {}
-
-
-@cache
-def _match(pattern: str, name: str) -> re.Match[str] | None:
-    return re.fullmatch(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+)", re.escape(pattern)), name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .scorers import Value, View, scorer
+from .scorers import Value, scorer
+from .view import View
 
 
 @scorer("threshold", "threshold_source", "threshold_at_end", "one_mask")

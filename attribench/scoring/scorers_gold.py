@@ -8,7 +8,8 @@ import numpy as np
 
 from ..plugins.masks import THRESHOLDS, threshold
 from .gold import against_gold, micro, precision_recall_f1, share_error, soft
-from .scorers import CLASSES, GOLD, GOLD_OF_EVERY_LAYER, SEVERAL_LAYERS, THRESHOLD, Made, Value, View, scorer
+from .scorers import CLASSES, GOLD, GOLD_OF_EVERY_LAYER, SEVERAL_LAYERS, THRESHOLD, Made, Value, scorer
+from .view import View
 
 NAMES = ("precision", "recall", "f1")
 

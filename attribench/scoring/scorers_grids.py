@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from ..base.seeds import derive
 from .grids import mean_over_graphs, scored_above, sparsity_curve, thinned
-from .scorers import METHOD, Made, Value, View, scorer
+from .scorers import METHOD, Made, Value, scorer
+from .view import View
 
 KINDS = ("kept", "cut", "random")
 """What is left of the graph: the rest of the mask (Table 5), all but what is dropped of the mask, all but as much of

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..base.seeds import derive
 from ..plugins.masks import normalise, thin, top_shares
-from .scorers import NO_GOLD, RANDOMISED, Made, Value, View, scorer
+from .scorers import NO_GOLD, RANDOMISED, Made, Value, scorer
+from .view import View
 
 SHARES = (0.1, 0.2, 0.3, 0.5)
 """Retained shares at which every method is scored, so that methods meet at equal sparsity."""

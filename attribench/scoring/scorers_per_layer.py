@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from .gold import by_layer
-from .scorers import GOLD_OF_EVERY_LAYER, NO_GOLD, Made, View, scorer
+from .scorers import GOLD_OF_EVERY_LAYER, NO_GOLD, Made, scorer
+from .view import View
 
 
 @scorer("attribution_share_layer_{k}")

@@ -9,8 +9,9 @@ import torch
 from .agreement import layer_shares, rank_agreement
 from .fidelity import fidelity
 from .grids import mean_over_graphs
-from .scorers import GOLD, METHOD, SEVERAL_LAYERS, Made, Value, View, scorer
+from .scorers import GOLD, METHOD, SEVERAL_LAYERS, Made, Value, scorer
 from .undirected import pair_counts
+from .view import View
 
 PER_GRAPH = ("fidelity_plus", "fidelity_minus", "unfaithfulness")
 

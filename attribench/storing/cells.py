@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from ..base.arrays import DamagedError, read_arrays, write_arrays
+from ..base.arrays import DamagedError, file_checksum, read_arrays, write_arrays
 from ..base.errors import StorageError, UserError
 from ..base.files import dump_checked, logger, read_checked, say_damaged, write_atomically
 from ..plugins.method import Attribution
@@ -113,6 +113,17 @@ class CellStore:
         """Return the file of what a cell said, where there is one."""
         path = self._folder(key) / "log.txt"
         return path if path.is_file() else None
+
+    def sound(self, key: str, record: Record) -> bool:
+        """Say whether the attributions of a record are those that were written; a damaged file is named."""
+        path = self._folder(key) / "attributions.safetensors"
+        try:
+            if record.checksum is None or file_checksum(path) == record.checksum:
+                return True
+        except OSError:
+            pass
+        say_damaged(path)
+        return False
 
     def attributions(self, key: str, record: Record, device: torch.device) -> dict[str, Attribution]:
         """Load a cell's attributions.

@@ -46,7 +46,8 @@ def read_entries(path: Path) -> list[Entry]:
         DamagedError: when it is anything else.
     """
     content = read_json(path)
-    if isinstance(content, dict) and content.get("schema") != SCHEMA and "plan" in content:
+    of_another = isinstance(content, dict) and (content.keys() & {"plan", "runs"}) and content.get("schema") != SCHEMA
+    if of_another and isinstance(content.get("schema", 0), int):
         raise UserError(f"expected a folder of schema {SCHEMA}; an earlier version wrote {path}: choose another --out")
     if not isinstance(content, dict) or content.get("schema") != SCHEMA or not isinstance(content.get("runs"), list):
         raise DamagedError(f"{path}: no list of runs of schema {SCHEMA} in it")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from ..scoring.families import inside
 from ..scoring.figures import CATALOGUE, Table, entry_of, figure_of, needs_of
-from ..scoring.scorers import inside
 
 COLUMNS = ["table", "figure", "label", "meaning", "unit", "better", "needs", "pairs_on", "compared"]
 BETTER = {True: "higher", False: "lower", None: ""}

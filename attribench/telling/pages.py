@@ -22,8 +22,9 @@ from ..base.errors import UserError
 from ..base.files import write_atomically
 from ..base.pieces import Cell
 from ..scoring import judge as judge  # importing it registers the harness's scorers
+from ..scoring.families import fits
 from ..scoring.figures import CATALOGUE, Table, entry_of
-from ..scoring.scorers import fits, scorers
+from ..scoring.scorers import scorers
 from ..storing.records import About, ProblemResult, Record, Result
 from .cards import KEPT, ROOT, Reference, _percent, render_card
 from .console import TABLE_WIDTH, say

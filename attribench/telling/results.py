@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ class Results:
     """
 
     def __init__(self, folder: Path | str, ending: Ending | None = None) -> None:
+        if not isinstance(folder, str | PathLike):
+            raise UserError(f"expected the path of a folder that `run` wrote; got {folder!r}")
         self.folder = Path(folder)
         self.ending = ending
         try:

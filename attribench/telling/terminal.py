@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..scoring.families import fits
 from ..scoring.figures import CATALOGUE, Figure, entry_of
-from ..scoring.scorers import fits
 
 if TYPE_CHECKING:
     from .tables import Report
