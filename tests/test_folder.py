@@ -94,6 +94,10 @@ def test_another_configuration_of_a_cell_is_refused(run: Run, more: list[str], w
     assert words in err
     assert "choose another --out" in err
     assert before == {path: path.read_bytes() for path in Path("a").rglob("*.*") if path.is_file()}
+    for other in (["--methods", "integrated-gradients"], ["--first-seed", "1"]):  # beside it in one table
+        code, err = run(*start, *other, *more)
+        assert (code, err.count("\n")) == (2, 1)
+        assert words in err
     assert run("--task", "toy", *SMALL, *more, "--methods", "erasure-greedy", "--out", "b")[0] == 0
 
 

@@ -192,7 +192,26 @@ class ReadsEdges(Model):
         return out
 
 
+class OfAttributes(Model):
+    """Sums what stands on the edges into a node."""
+
+    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
+        size, red = graphs.num_nodes, graphs["red"][:, None].to(graphs["x"])
+        h = self.first(graphs["x"] + scatter(red, graphs.edge_index[1], dim_size=size), graphs.edge_index)
+        return self.read(self.second(h.tanh(), graphs.edge_index), graphs)
+
+
+class ReadsAttributes(Model):
+    """Says of a graph what stands on its edges."""
+
+    def read(self, h: Tensor, graphs: GraphBatch) -> Tensor:
+        red = graphs["red"][:, None].to(h)
+        out: Tensor = super().read(h, graphs) + scatter(red, graphs.edge_graph, dim_size=graphs.num_graphs)
+        return out
+
+
 BESIDE = [
+    OfAttributes, ReadsAttributes,
     ByHand, ByScatter, WithLoops, BySparse, ByIndexPut, OfRawFeatures, BesideItsMessages, InForward, Masked, ReadsEdges,
 ]  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -95,9 +96,10 @@ def _outside(model: nn.Module, modules: Iterable[nn.Module]) -> str | None:
 def find_leak(model: GraphModel, graphs: GraphBatch, tolerance: float) -> str | None:
     """Return that something goes over edges beside the messages, in one line with the remedy, or None.
 
-    With all messages at zero no node may hear of another: the same graphs with other sources of their edges give the
-    same output. Degrees stay as they are, and what :meth:`~attribench.GraphModel.encode` returns is kept, so that a
-    model may know of the structure alone. What it reads of neighbours from tensors of its own is not seen.
+    With all messages at zero no node may hear of another, nor of what stands on an edge: the same graphs with other
+    sources of their edges, or with the edges' attributes exchanged, give the same output. Degrees stay as they are, and
+    what :meth:`~attribench.GraphModel.encode` returns is kept, so that a model may know of the structure alone. What it
+    reads of neighbours from tensors of its own is not seen.
 
     Args:
         model: in evaluation mode.
@@ -111,20 +113,29 @@ def find_leak(model: GraphModel, graphs: GraphBatch, tolerance: float) -> str | 
         state = model.encode(graphs)
         closed = model.decode(graphs, copied(state)).clone()
         logits = model.decode(rewired(graphs), copied(state))
+        exchanged = model.decode(_with_exchanged_attributes(graphs), copied(state))
     except Exception:  # a model that refuses such graphs cannot be asked; what else is wrong is told elsewhere
         return None
     finally:
         for handle in handles:
             handle.remove()
-    gap, scale = float((logits - closed).abs().max()), float(closed.abs().max())
-    if not gap > tolerance * max(scale, 1e-12):
+    scale = float(closed.abs().max())
+    gaps = {"sources": float((logits - closed).abs().max()), "attributes": float((exchanged - closed).abs().max())}
+    what = next((name for name, gap in gaps.items() if gap > tolerance * max(scale, 1e-12)), None)
+    if what is None:
         return None
     return (
         f"expected nothing to go over edges but the layers' messages; with all of them at zero {type(model).__name__} "
-        f"gives another output where edges have other sources (by {gap:.3g}, the largest being {scale:.3g}): move "
-        "into message() what is computed from edges elsewhere (sums of one's own, x_j in aggregate() or update(), "
+        f"gives another output where edges have other {what} (by {gaps[what]:.3g}, the largest being {scale:.3g}): "
+        "move into message() what is computed from edges elsewhere (sums of one's own, x_j in aggregate() or update(), "
         "attention masks, a readout of edges), and into encode() what is known of the structure alone"
     )
+
+
+def _with_exchanged_attributes(graphs: GraphBatch) -> GraphBatch:
+    """Return graphs whose edges have exchanged their attributes, also between graphs."""
+    order = torch.randperm(graphs.num_edges, generator=generator("exchanged")).to(graphs.device)
+    return replace(graphs, edge={name: value[order] for name, value in graphs.edge.items()})
 
 
 def rewired(graphs: GraphBatch) -> GraphBatch:
