@@ -19,7 +19,7 @@ from .base.errors import UserError
 from .base.progress import Progress
 from .model.output import Output
 from .plugins.configs import Overrides
-from .plugins.given import give
+from .plugins.giving import give
 from .plugins.registry import TASKS
 from .telling.results import Ending, Results
 
@@ -81,8 +81,9 @@ def explain(
         model: called as ``forward(data)`` or ``forward(x, edge_index[, edge_attr | edge_weight][, batch])``, or a
             :class:`.GraphModel`. It is copied, and stays as it is.
         graphs: a list of ``Data``.
-        methods: names, or ``all``. Amortized ones want at least 50 graphs to fit on, and are skipped otherwise.
-        fit: graphs to fit on and to choose thresholds on. Without them the list is split 60/20/20 by a hash of each
+        methods: names, or ``all``. Amortized ones want at least 50 graphs in the part that is fitted on, and are skipped
+            otherwise.
+        fit: graphs to fit on (three quarters) and to choose thresholds on (one). Without them the list is split 60/20/20 by a hash of each
             graph, and the last part is explained.
         labels: one for each of ``graphs``; without them ``y`` where every graph has one that fits the output, and the
             model's own predictions otherwise.

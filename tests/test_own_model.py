@@ -30,7 +30,8 @@ from attribench import (
     Task,
     UserError,
 )
-from attribench.plugins.given import SUFFIX, Given, give
+from attribench.plugins.given import SUFFIX, Given
+from attribench.plugins.giving import give
 
 METHODS = "integrated-gradients,gnnexplainer,erasure-greedy"
 QUICK = {"gnnexplainer": {"steps": 5}}

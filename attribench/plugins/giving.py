@@ -1,0 +1,221 @@
+"""How the problem of explaining a trained model is made of it and of graphs: splits, labels, and a hash of all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import sys
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from ..base.closure import code_digest
+from ..base.errors import UserError
+from ..base.limits import MAX_EDGES
+from ..model.called import adapted, attributes_of, on_cpu
+from ..model.graphs import GraphBatch
+from ..model.integrity import evaluating, model_digest, tensor_digest
+from ..model.model import GraphModel
+from ..model.output import GraphClassification, Output
+from .given import Given, inner
+from .task import Extras, Problem, Split
+
+logger = logging.getLogger(__name__)
+
+SHARES = (0.6, 0.2)
+"""Of a list of graphs: those to fit on, and those on which thresholds are chosen; the rest is explained."""
+
+_LIBRARIES = ("torch", "torch_geometric")
+"""Their versions are part of every key."""
+
+
+def give(
+    model: nn.Module,
+    graphs: Iterable[Data],
+    fit: Iterable[Data] | None = None,
+    labels: Sequence[Any] | Tensor | None = None,
+    output: Output | None = None,
+    arguments: Sequence[str] | None = None,
+    name: str = "own-model",
+) -> Given:
+    """Return the problem of explaining a trained model.
+
+    Args:
+        model: a PyG model, called as ``forward(data)`` or ``forward(x, edge_index[, edge_attr | edge_weight][,
+            batch])``, or a :class:`.GraphModel`. It is copied.
+        graphs: what to explain.
+        fit: graphs to fit on and to choose thresholds on, three quarters and one; without them the list is split
+            60/20/20 by a hash of each graph, and the last part is explained.
+        labels: one for each of ``graphs``; without them ``y``, where every graph has one whole number, and the model's
+            own predictions otherwise (always for ``fit``).
+        output: what the model's output means; without it, rows of logits ``(G, C)``, C of at least two.
+        arguments: what the model is called with, where its ``forward`` does not name attributes of the graphs.
+        name: what the task is called in tables.
+
+    Raises:
+        UserError: when it cannot be told how the model is called, what it returns, or there are too few graphs.
+    """
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise UserError(f"expected a torch.nn.Module, not compiled or scripted; got {type(model).__name__}")
+    if not isinstance(name, str):
+        raise UserError(f"expected a name as text; got {name!r}")
+    lists = [_listed(graphs), [] if fit is None else _listed(fit)]
+    explained, fitted = on_cpu(lists[0]), None if fit is None else on_cpu(lists[1])
+    shared = [*explained, *(fitted or [])]
+    try:
+        copied = deepcopy(model).cpu()
+    except Exception as error:  # a stranger's code
+        raise UserError(f"expected a model that can be copied; {type(error).__name__}: {error}") from error
+    taken, levels = adapted(copied, attributes_of(shared), arguments)
+    taken.eval()
+    parts = _split(explained, fitted)
+    batches = {
+        split: GraphBatch.from_data_list([found[i] for i in index], **levels, name=split)
+        for split, (found, index) in parts.items()
+    }
+    meaning = output or _output_of(taken, batches["test"])
+    told = None if labels is None else _tensor(labels)
+    if told is not None and (not told.dim() or len(told) != len(explained)):
+        raise UserError(
+            f"expected one label for each of {len(explained)} graphs; got {len(told) if told.dim() else told}"
+        )
+    splits = {}
+    for split, (found, index) in parts.items():
+        mine = told[index] if told is not None and found is explained else None
+        known = _labels(taken, meaning, batches[split], [found[i] for i in index], mine)
+        splits[split] = Split(batches[split], known)
+    test = splits["test"] = replace(splits["test"], extras=Extras(graph={"position": torch.tensor(parts["test"][1])}))
+    metric = meaning.metric(_outputs(taken, test.graphs), test.labels, test.graphs)
+    problem = Problem(taken, meaning, splits, figures={"test": metric})
+    # What it says tells models apart that differ in what no hash of their parts sees: functions, lists, globals.
+    said = [tensor_digest(_outputs(taken, splits[split].graphs)) for split in parts]
+    what = [_code_of(taken, meaning), model_digest(taken), problem.data(), _plain_values(meaning), *said]
+    content = hashlib.sha256("\x1f".join(what).encode()).hexdigest()[:32]
+    return Given(name, problem, content, tuple(parts["test"][1]))
+
+
+def _split(explained: list[Data], fitted: list[Data] | None) -> dict[str, tuple[list[Data], list[int]]]:
+    """Return for every split the list that it is of, and positions in it."""
+    if fitted is None:
+        if len(explained) < 3:
+            raise UserError(
+                f"expected at least 3 graphs, to fit on, to choose thresholds on and to explain; got {len(explained)}: "
+                "give graphs to fit on as fit=[...]"
+            )
+        train, validation, test = _shared_out(explained, SHARES)
+        return {"train": (explained, train), "validation": (explained, validation), "test": (explained, test)}
+    if len(fitted) < 2:
+        raise UserError(f"expected at least 2 graphs to fit on and to choose thresholds on; got {len(fitted)}")
+    train, validation = _shared_out(fitted, (0.75,))
+    everything = list(range(len(explained)))
+    return {"train": (fitted, train), "validation": (fitted, validation), "test": (explained, everything)}
+
+
+def _listed(graphs: Any) -> list[Data]:
+    found = list(graphs) if isinstance(graphs, Iterable) and not isinstance(graphs, Data) else []
+    wrong = [type(x).__name__ for x in found if not isinstance(x, Data)]
+    if wrong or not found:
+        got = f"{wrong[0]} in it" if wrong else "an empty one" if isinstance(graphs, list) else type(graphs).__name__
+        raise UserError(f"expected a list of torch_geometric.data.Data; got {got}")
+    return found
+
+
+def _tensor(labels: Any) -> Tensor:
+    try:
+        found = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"expected labels as numbers, one for each graph; {type(error).__name__}: {error}") from error
+    return found if found.is_floating_point() else found.long()
+
+
+def _shared_out(graphs: list[Data], shares: tuple[float, ...]) -> list[list[int]]:
+    """Return the positions of parts of a list, in its order: by a hash of each graph, whatever its place."""
+    order = sorted(range(len(graphs)), key=lambda i: (_hash(graphs[i]), i))
+    sizes = [max(1, round(share * len(graphs))) for share in shares]
+    while sum(sizes) >= len(graphs):
+        sizes[sizes.index(max(sizes))] -= 1
+    ends = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    return [sorted(order[a:b]) for a, b in zip(ends, [*ends[1:], len(graphs)], strict=True)]
+
+
+def _hash(data: Data) -> bytes:
+    tensors = [x for name, x in sorted(data.to_dict().items()) if isinstance(x, Tensor) and name != "y"]
+    return hashlib.sha256("".join(map(tensor_digest, tensors)).encode()).digest()
+
+
+@torch.no_grad()
+def _outputs(model: GraphModel, graphs: GraphBatch) -> Tensor:
+    with evaluating(model):
+        return torch.cat([model(part.batch) for part in graphs.parts(MAX_EDGES)])
+
+
+def _output_of(model: GraphModel, graphs: GraphBatch) -> Output:
+    """Return what the output means where it is logits of classes for every graph."""
+    first = graphs.select(torch.arange(min(graphs.num_graphs, 32)))
+    try:
+        logits = _outputs(model, first)
+    except Exception as error:  # a stranger's code
+        raise UserError(
+            f"expected a model that runs on its graphs; {type(inner(model)).__name__} raised {type(error).__name__}: "
+            f"{error}"
+        ) from error
+    if logits.dim() == 2 and logits.shape[0] == first.num_graphs and logits.shape[1] > 1:
+        return GraphClassification()
+    rows = "one per node" if logits.dim() and logits.shape[0] == first.num_nodes else "something else"
+    raise UserError(
+        f"expected logits (G, C) of at least two classes for {first.num_graphs} graphs; the model returns "
+        f"{tuple(logits.shape)}, {rows}: say what it means, such as output=BinaryClassification(), "
+        "GraphRegression() or SequenceLabelling()"
+    )
+
+
+def _labels(model: GraphModel, output: Output, graphs: GraphBatch, found: list[Data], given: Tensor | None) -> Tensor:
+    """Return the labels of a split: those given, those of the graphs, or what the model predicts."""
+    predicted = output.predict(_outputs(model, graphs), graphs)
+    if predicted.shape[1:] == (1,):
+        predicted = predicted.flatten()
+    if given is not None:
+        return given
+    own = [data.get("y") for data in found]
+    if all(y is None for y in own):
+        return predicted
+    if all(isinstance(y, Tensor | int | float) for y in own):
+        joined = torch.cat([torch.as_tensor(y).reshape(-1) for y in own])
+        if not predicted.is_floating_point() and bool((joined == joined.round()).all()):
+            joined = joined.long()  # whole numbers, in whatever type
+        if joined.shape == predicted.shape and joined.is_floating_point() == predicted.is_floating_point():
+            return joined
+    logger.warning("the graphs' y are no labels of such an output: the model's own predictions are the labels")
+    return predicted
+
+
+def _plain_values(output: Output) -> str:
+    values = {name: x.tolist() if isinstance(x, Tensor) else x for name, x in sorted(vars(output).items())}
+    return f"{type(output).__qualname__} {values}"
+
+
+def _code_of(model: GraphModel, output: Output) -> str:
+    """Return a hash of the code of a model's classes, another one every time where one of them has no source."""
+    classes = {kind for part in (*model.modules(), output) for kind in type(part).__mro__}
+    names = {kind.__module__ for kind in classes}
+    roots = {name for name in names if name.partition(".")[0] not in (*_LIBRARIES, *sys.stdlib_module_names)}
+    try:
+        return code_digest(*sorted(roots))
+    except UserError:
+        _say_nothing_is_reused()
+        return secrets.token_hex(16)
+
+
+@cache
+def _say_nothing_is_reused() -> None:
+    logger.warning(
+        "the model's class has no source file, so a change of its code could not be noticed: nothing is reused; put it "
+        "into a module to have results kept"
+    )
