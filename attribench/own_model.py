@@ -81,10 +81,9 @@ def explain(
         model: called as ``forward(data)`` or ``forward(x, edge_index[, edge_attr | edge_weight][, batch])``, or a
             :class:`.GraphModel`. It is copied, and stays as it is.
         graphs: a list of ``Data``.
-        methods: names, or ``all``. Amortized ones want at least 50 graphs in the part that is fitted on, and are skipped
-            otherwise.
-        fit: graphs to fit on (three quarters) and to choose thresholds on (one). Without them the list is split 60/20/20 by a hash of each
-            graph, and the last part is explained.
+        methods: names, or ``all``. Amortized ones are skipped where fewer than 50 graphs are fitted on.
+        fit: graphs to fit on (three quarters) and to choose thresholds on (one). Without them the list is split
+            60/20/20 by a hash of each graph, and the last part is explained.
         labels: one for each of ``graphs``; without them ``y`` where every graph has one that fits the output, and the
             model's own predictions otherwise.
         output: what the model's output means; without it logits ``(G, C)`` of classes.

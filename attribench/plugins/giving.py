@@ -1,4 +1,4 @@
-"""How the problem of explaining a trained model is made of it and of graphs: splits, labels, and a hash of all of it."""
+"""How the problem of explaining a trained model is made of it and of graphs: splits, labels, a hash of all of it."""
 
 from __future__ import annotations
 
