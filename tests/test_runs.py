@@ -244,7 +244,7 @@ FAULTY = ["--plugin", "faults.py", "--max-edges", "400"]
 RANKS = ("auroc", "average_precision", "randomisation_correlation")
 """Figures of ranks, which may change where scores are equal but for rounding."""
 
-ROOM = 24_000
+ROOM = 16_000
 """Bytes of the largest file that a full folder still takes: not the attributions of ``bulky``, but all the others."""
 FULL = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({ROOM}, {ROOM}))"
 POWERLESS = "import ctypes; [ctypes.CDLL(None).prctl(24, power, 0, 0, 0) for power in (1, 2)]"
