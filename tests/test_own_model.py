@@ -402,12 +402,23 @@ def test_labels_of_any_type_are_labels(y: Any, expected: list[int]) -> None:
     assert give(made(), graphs).problem.splits["test"].labels.tolist() == expected
 
 
+def test_labels_of_all_splits_are_of_one_kind(caplog: pytest.LogCaptureFixture) -> None:
+    graphs = make_graphs(10)
+    for i in set(range(10)) - {give(made(), graphs).positions[0]}:
+        graphs[i].y = torch.tensor([1])
+    given = give(made(), graphs)
+    with torch.no_grad():
+        for split in given.problem.splits.values():
+            assert torch.equal(split.labels, given.problem.model(split.graphs).argmax(1))
+    assert "not all graphs' y are labels" in caplog.text
+
+
 def test_labels_that_do_not_fit_are_said_not_to(caplog: pytest.LogCaptureFixture) -> None:
     graphs = make_graphs(10)
     for data in graphs:
         data.y = torch.tensor([[0.0, 1.0]])  # one-hot
     give(made(), graphs)
-    assert "the graphs' y are no labels of such an output" in caplog.text
+    assert "not all graphs' y are labels of such an output" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,8 @@ def give(
         graphs: what to explain.
         fit: graphs to fit on and to choose thresholds on, three quarters and one; without them the list is split
             60/20/20 by a hash of each graph, and the last part is explained.
-        labels: one for each of ``graphs``; without them ``y``, where every graph has one whole number, and the model's
-            own predictions otherwise (always for ``fit``).
+        labels: one for each of ``graphs``, beside which those of ``fit`` are predictions; without them ``y``, where
+            every graph of both has one that fits the output, and the model's own predictions otherwise.
         output: what the model's output means; without it, rows of logits ``(G, C)``, C of at least two.
         arguments: what the model is called with, where its ``forward`` does not name attributes of the graphs.
         name: what the task is called in tables.
@@ -86,11 +86,19 @@ def give(
         raise UserError(
             f"expected one label for each of {len(explained)} graphs; got {len(told) if told.dim() else told}"
         )
-    splits = {}
-    for split, (found, index) in parts.items():
-        mine = told[index] if told is not None and found is explained else None
-        known = _labels(taken, meaning, batches[split], [found[i] for i in index], mine)
-        splits[split] = Split(batches[split], known)
+    predicted = {split: _predicted(taken, meaning, batch) for split, batch in batches.items()}
+    own = {split: _own([found[i] for i in index], predicted[split]) for split, (found, index) in parts.items()}
+    # One kind of label for all splits: a threshold is chosen by the metric that is reported.
+    labels_of = {split: y for split, y in own.items() if y is not None}
+    if len(labels_of) < len(parts):
+        if told is None and any(data.get("y") is not None for data in shared):
+            logger.warning("not all graphs' y are labels of such an output: the model's own predictions are the labels")
+        labels_of = predicted
+    if told is not None:
+        labels_of = {
+            split: told[index] if found is explained else predicted[split] for split, (found, index) in parts.items()
+        }
+    splits = {split: Split(batch, labels_of[split]) for split, batch in batches.items()}
     test = splits["test"] = replace(splits["test"], extras=Extras(graph={"position": torch.tensor(parts["test"][1])}))
     metric = meaning.metric(_outputs(taken, test.graphs), test.labels, test.graphs)
     problem = Problem(taken, meaning, splits, figures={"test": metric})
@@ -176,24 +184,21 @@ def _output_of(model: GraphModel, graphs: GraphBatch) -> Output:
     )
 
 
-def _labels(model: GraphModel, output: Output, graphs: GraphBatch, found: list[Data], given: Tensor | None) -> Tensor:
-    """Return the labels of a split: those given, those of the graphs, or what the model predicts."""
+def _predicted(model: GraphModel, output: Output, graphs: GraphBatch) -> Tensor:
     predicted = output.predict(_outputs(model, graphs), graphs)
-    if predicted.shape[1:] == (1,):
-        predicted = predicted.flatten()
-    if given is not None:
-        return given
+    return predicted.flatten() if predicted.shape[1:] == (1,) else predicted
+
+
+def _own(found: list[Data], predicted: Tensor) -> Tensor | None:
+    """Return the graphs' ``y`` as labels of the kind of ``predicted``; None where they are not all such."""
     own = [data.get("y") for data in found]
-    if all(y is None for y in own):
-        return predicted
-    if all(isinstance(y, Tensor | int | float) for y in own):
-        joined = torch.cat([torch.as_tensor(y).reshape(-1) for y in own])
-        if not predicted.is_floating_point() and bool((joined == joined.round()).all()):
-            joined = joined.long()  # whole numbers, in whatever type
-        if joined.shape == predicted.shape and joined.is_floating_point() == predicted.is_floating_point():
-            return joined
-    logger.warning("the graphs' y are no labels of such an output: the model's own predictions are the labels")
-    return predicted
+    if not all(isinstance(y, Tensor | int | float) for y in own):
+        return None
+    joined = torch.cat([torch.as_tensor(y).reshape(-1) for y in own])
+    if not predicted.is_floating_point() and bool((joined == joined.round()).all()):
+        joined = joined.long()  # whole numbers, in whatever type
+    fits = joined.shape == predicted.shape and joined.is_floating_point() == predicted.is_floating_point()
+    return joined if fits else None
 
 
 def _plain_values(output: Output) -> str:
