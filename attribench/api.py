@@ -22,7 +22,7 @@ from .base.progress import Progress, Tracker
 from .plugins.configs import Overrides, as_dict, as_overrides
 from .plugins.registry import TASKS, load_plugin
 from .running import cleaning
-from .running.folder import add_run, data_dirs, known_part, read_plans
+from .running.folder import add_run, data_dirs, known_part, read_plans, refuse_conflicts
 from .running.here import perform_here
 from .running.options import RunOptions, run_options
 from .running.outlook import Outlook, outlook
@@ -84,6 +84,7 @@ def dry_run(
     told, plan, folder = _planned(file, settings, options)
     runner = Runner(plan, CellStore(folder), ModelCache(_cache_folder(told.cache_dir)), told.overwrite)
     entries = read_entries(folder / NAME) if (folder / NAME).exists() else []
+    refuse_conflicts(folder, plan, entries)
     return folder, outlook(runner, entries)
 
 

@@ -101,6 +101,55 @@ def test_another_configuration_of_a_cell_is_refused(run: Run, more: list[str], w
     assert run("--task", "toy", *SMALL, *more, "--methods", "erasure-greedy", "--out", "b")[0] == 0
 
 
+SEEDS = [
+    (["--seeds", "2"], ["--vary", "fit", "--seeds", "2"]),
+    (["--vary", "fit", "--seeds", "2"], ["--vary", "fit", "--seeds", "2", "--first-seed", "1"]),
+    (["--vary", "model,fit", "--seeds", "2"], ["--first-seed", "1"]),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), SEEDS)
+def test_seeds_that_vary_otherwise_are_not_pooled(run: Run, first: list[str], second: list[str]) -> None:
+    start = ["--task", "toy", *SMALL, "--out", "a"]
+    assert run(*start, "--methods", "erasure-greedy", *first)[0] == 0
+    before = Path("a/comparison.csv").read_bytes()
+    for dry in ([], ["--dry-run"]):
+        code, err = run(*start, "--methods", "integrated-gradients", *second, *dry)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "expected the seeds of toy in a to vary alike" in err
+        assert f"now --vary {'fit --first' if 'fit' in second else 'data,model,fit --first-seed 1'}" in err
+        assert "choose another --out" in err
+    assert Path("a/comparison.csv").read_bytes() == before
+
+
+def test_seeds_that_vary_alike_are_pooled_and_tables_say_which(run: Run) -> None:
+    start = ["--task", "toy", *SMALL, "--methods", "erasure-greedy"]
+    for out, vary, varied in (("a", [], "data model fit"), ("b", ["--vary", "fit"], "fit")):
+        for seeds in ("1", "2"):
+            assert run(*start, *vary, "--seeds", seeds, "--out", out)[0] == 0
+        table = pd.read_csv(f"{out}/comparison.csv")
+        assert set(table["varied"]) == {varied}
+        assert set(table["cells"]) == {2}
+    assert run(*start, "--first-seed", "2", "--out", "a")[0] == 0  # of a run of one seed, whatever --vary says
+    assert set(pd.read_csv("a/comparison.csv")["cells"]) == {3}
+
+
+def test_runs_that_did_not_know_each_others_plugins_are_not_pooled_by_score(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attribench import METHODS, UserError, score
+
+    list(METHODS)
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    Path("mine.py").write_text(PLUGIN.replace("NAME", "mine"))
+    start = ["--task", "toy", *SMALL, "--out", "a", "--seeds", "2"]
+    assert run(*start, "--methods", "mine", "--plugin", "mine.py")[0] == 0
+    METHODS._entries.pop("mine")
+    assert run(*start, "--methods", "erasure-greedy", "--vary", "fit")[0] == 0
+    with pytest.raises(UserError, match="expected the seeds of toy in a to vary alike"):
+        score("a", plugins=["mine.py"], cache_dir="c", progress=False)
+
+
 def test_cells_of_a_plugin_that_is_not_named_or_was_edited_are_left_out_and_counted(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

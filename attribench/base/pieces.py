@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .names import base_name
@@ -24,9 +25,14 @@ class Cell:
         return base_name(self.method)
 
     @property
+    def seeds(self) -> dict[str, int]:
+        """The seeds, by what each is of."""
+        return {"data": self.data_seed, "model": self.model_seed, "fit": self.fit_seed}
+
+    @property
     def seed(self) -> str:
         """What the seeds are called: "3", or "0/0/3" (of data, model and fit) where they differ."""
-        seeds = (self.data_seed, self.model_seed, self.fit_seed)
+        seeds = tuple(self.seeds.values())
         return str(seeds[0]) if len(set(seeds)) == 1 else "/".join(map(str, seeds))
 
     @property
@@ -81,3 +87,22 @@ class ProblemSpec:
 
 Piece = Cell | ProblemSpec
 """One piece of a run."""
+
+
+def varied(cells: Iterable[Cell]) -> list[str]:
+    """Return which seeds differ between cells, of ``data``, ``model`` and ``fit``: what a mean over them is over."""
+    return [kind for kind, values in _values(cells).items() if len(set(values)) > 1]
+
+
+def vary_alike(cells: Iterable[Cell]) -> bool:
+    """Return whether every kind of seed is another one in all cells or the same in all, so that they have a mean.
+
+    Five fits of one model beside four new models have none: its spread would be neither that of fits nor of models.
+    """
+    return all(len(set(values)) in (1, len(values)) for values in _values(cells).values())
+
+
+def _values(cells: Iterable[Cell]) -> dict[str, list[int]]:
+    """Return the seeds of each kind, of all sets of seeds that cells have."""
+    found = {tuple(cell.seeds.items()) for cell in cells}
+    return {kind: [dict(seeds)[kind] for seeds in found] for kind in dict(next(iter(found), ()))}

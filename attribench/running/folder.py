@@ -18,6 +18,7 @@ from ..base.arrays import DamagedError
 from ..base.errors import StorageError, UserError
 from ..base.files import logger, say_damaged, write_json
 from ..base.names import base_name
+from ..base.pieces import vary_alike
 from ..plugins.configs import as_dict
 from ..plugins.registry import METHODS, TASKS
 from ..storing.records import About
@@ -29,7 +30,8 @@ def add_run(folder: Path, plan: Plan, keys: Sequence[str], about: Mapping[str, A
     """Enter a run into a folder's ``run.json``; return the others that speak of other cells.
 
     Raises:
-        UserError: where a task, or a method on it, was run under another configuration.
+        UserError: where a task, or a method on it, was run under another configuration, or with seeds that vary
+            otherwise.
         StorageError: when the folder cannot be written.
     """
     path = folder / NAME
@@ -50,7 +52,7 @@ def add_run(folder: Path, plan: Plan, keys: Sequence[str], about: Mapping[str, A
         for entry in entries:
             known, unknown = known_part(entry, data_dirs(plan))
             if known is not None:
-                _refuse_other_configurations(folder, plan, known)
+                _refuse_conflict(folder, plan, known)
             if unknown or (known is not None and not mine.issuperset(known.cells())):
                 others.append(entry)
         said = {name: asdict(text) for name, text in about.items()}
@@ -91,8 +93,16 @@ def _registered(names: Any, kind: str) -> list[str]:
     return [name for name in listed if isinstance(name, str) and base_name(name) in registry]
 
 
-def _refuse_other_configurations(folder: Path, plan: Plan, other: Plan) -> None:
-    """Raise UserError where both plans have a task, or a method on it, and mean other things by it."""
+def refuse_conflicts(folder: Path, plan: Plan, entries: Sequence[Entry]) -> None:
+    """Raise UserError where a folder's runs leave no room for a plan, as :func:`add_run` would."""
+    for entry in entries:
+        known, _ = known_part(entry, data_dirs(plan))
+        if known is not None:
+            _refuse_conflict(folder, plan, known)
+
+
+def _refuse_conflict(folder: Path, plan: Plan, other: Plan) -> None:
+    """Raise UserError where both plans have a task, or a method on it, and their cells could not be in one table."""
     mine, theirs = plan.configs(), other.configs()
     ran = ("device", "threads", "max_edges", "randomised_graphs")
     for task in (name for name in plan.tasks if name in other.tasks):
@@ -101,8 +111,17 @@ def _refuse_other_configurations(folder: Path, plan: Plan, other: Plan) -> None:
             for made, configs in ((plan, mine), (other, theirs))
         )
         _refuse(task, folder, wanted, stored)
+        if not vary_alike(cell for made in (plan, other) for cell in made.cells() if cell.task == task):
+            raise UserError(
+                f"expected the seeds of {task} in {folder} to vary alike, as means are taken over them; it was run "
+                f"there with {_seeds(other)}, and now {_seeds(plan)}: choose another --out"
+            )
         for method in (name for name in plan.methods if name in other.methods):
             _refuse(f"{task} · {method}", folder, _named(method, mine[method]), _named(method, theirs[method]))
+
+
+def _seeds(plan: Plan) -> str:
+    return f"--vary {','.join(plan.vary)} --first-seed {plan.seeds[0]} --seeds {len(plan.seeds)}"
 
 
 def _named(name: str, config: Any) -> dict[str, Any]:
@@ -127,10 +146,16 @@ def read_plans(path: Path, plugins: list[str], data_dir: str | None = None) -> l
         data_dir: folder of data that the user named; the file cannot name one either.
 
     Raises:
-        UserError: when it is anything else, or was run with other plugins or with a folder of data.
+        UserError: when it is anything else, was run with other plugins or with a folder of data, or holds runs whose
+            cells could not be in one table.
     """
     try:
-        return [_read_plan(path, entry, plugins, data_dir) for entry in reversed(read_entries(path))]
+        plans = [_read_plan(path, entry, plugins, data_dir) for entry in reversed(read_entries(path))]
+        # Runs that did not know each other's plugins may have met here.
+        for i, (plan, _) in enumerate(plans):
+            for earlier, _ in plans[i + 1 :]:
+                _refuse_conflict(path.parent, plan, earlier)
+        return plans
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -182,6 +182,8 @@ CATALOGUE: tuple[Figure, ...] = (
     _neither("cells", "cells that the row speaks of", "cells", legend="", unit="count", scale=1, digits=0, drop=1,
              table="comparison"),
     _neither("planned", "cells that were planned", unit="count", table="comparison"),
+    _neither("varied", "what differs between the cells that the means are over: the seeds of data, model or fit",
+             unit="text", table="comparison"),
     _neither("statuses", "how the cells ended", unit="text", table="comparison"),
     _neither("one_mask", "one mask serves all layers", legend="", unit="yes or no", note="one mask"),
     _neither(

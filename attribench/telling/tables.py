@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..base.files import write_atomically
 from ..base.names import base_name
-from ..base.pieces import ProblemSpec
+from ..base.pieces import Cell, ProblemSpec, varied
 from ..scoring.figures import CATALOGUE, LAST, Table, entry_of
 from ..scoring.row import Scores
 from ..storing.records import About, ProblemResult, Result
@@ -163,6 +163,7 @@ class Report:
                     "status": status,
                     "cells": len(used),
                     "planned": len(cells),
+                    "varied": " ".join(varied(Cell(*seeds) for seeds in used[KEYS].itertuples(index=False))),
                     **{name: name in cells and bool(cells[name].eq(True).any()) for name in NOTED},
                     "statuses": " ".join(f"{name}:{count}" for name, count in cells["status"].value_counts().items()),
                 }

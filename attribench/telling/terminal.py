@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..base.pieces import varied
 from ..scoring.families import fits
 from ..scoring.figures import CATALOGUE, Figure, entry_of
 
@@ -93,9 +94,19 @@ def print_comparison(report: Report, console: Console) -> None:
         console.print(table)
     told = [column.figure for column in columns] + _noted()
     legend = escape(_legend(figure for figure in told if figure in explained))
-    console.print(f"Percent, means over cells. {legend}.", style="dim")
+    console.print(f"Percent, means over cells{_varied(report)}. {legend}.", style="dim")
     for line in _remarks(report):
         console.print(line, markup=False, highlight=False)
+
+
+def _varied(report: Report) -> str:
+    """Return what differs between the cells that means are over, for each task where tasks differ in it."""
+    tasks: dict[str, list[str]] = {}
+    for task in report.task_names():
+        of = ", ".join(varied(result.cell for result in report.results if result.cell.task == task))
+        tasks.setdefault(of, []).append(task)
+    told = [f"{of} ({', '.join(names)})" if len(tasks) > 1 else of for of, names in tasks.items() if of]
+    return f", which differ in seeds of {'; '.join(told)}" if told else ""
 
 
 def _noted() -> list[Figure]:
