@@ -1,13 +1,16 @@
 """Configurations: what is accepted, and one line that says what was expected, what came and what to do."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from pydantic import Field
 
+from attribench.api import dry_run
 from attribench.base.errors import UserError
-from attribench.plugins.configs import as_dict, describe, make_config, merge, parse_overrides, read_config
+from attribench.plugins.configs import as_dict, as_told, describe, make_config, merge, parse_overrides, read_config
 from attribench.plugins.method import NoConfig, config
 
 
@@ -82,8 +85,10 @@ def test_a_folder_is_no_configuration_file(tmp_path: Path) -> None:
         read_config(tmp_path)
 
 
-def test_values_are_converted_and_defaults_kept() -> None:
-    made = make_config("p", Options, {"size": "7", "learning_rate": "1e-2", "verbose": "true", "kind": "mean"})
+def test_values_of_the_command_line_are_converted_and_defaults_kept() -> None:
+    told = parse_overrides(["p.size=7", "p.learning_rate=1e-2", "p.verbose=true", "p.kind=mean"])
+    made = make_config("p", Options, told["p"])
+    assert make_config("p", Options, as_told(json.loads(json.dumps(told)))["p"]) == made  # as run.json has them
     assert as_dict(made) == {"size": 7, "learning_rate": 0.01, "kind": "mean", "verbose": True}
     assert type(made.size) is int
     assert as_dict(make_config("p", Options, {})) == as_dict(Options())
@@ -107,8 +112,52 @@ def test_values_are_converted_and_defaults_kept() -> None:
 )
 def test_values_out_of_range_are_refused_with_the_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
-        make_config("p", Options, options)
+        make_config("p", Options, as_told(options))
     assert one_line(error).startswith(message)
+
+
+@config
+class Kinds:
+    number: int = Field(4, ge=1)
+    real: float | None = None
+    truth: bool = False
+    numbers: tuple[int, ...] = ()
+    path: Path = Path()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("number", "8", "p.number: Input should be a valid integer; got '8': change it"),
+        ("number", 8.0, "p.number: Input should be a valid integer; got 8.0: change it"),
+        ("number", True, "p.number: Input should be a valid integer; got True: change it"),
+        ("real", "0.5", "p.real: Input should be a valid number; got '0.5': change it"),
+        ("truth", 1, "p.truth: Input should be a valid boolean; got 1: change it"),
+        ("truth", "true", "p.truth: Input should be a valid boolean; got 'true': change it"),
+        ("numbers", ["1"], "p.numbers.0: Input should be a valid integer; got '1': change it"),
+        ("path", 3, "p.path: Input "),
+    ],
+)
+def test_values_of_files_and_of_python_are_what_they_are(option: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        make_config("p", Kinds, {option: value})
+    assert one_line(error).startswith(message)
+
+
+def test_what_a_file_cannot_say_otherwise_is_taken() -> None:
+    made = make_config("p", Kinds, {"real": 1, "numbers": [1, 2], "path": "x"})
+    assert as_dict(made) == {"number": 4, "real": 1.0, "truth": False, "numbers": (1, 2), "path": Path("x")}
+    assert make_config("p", Kinds, {"path": Path("x"), "number": np.int64(3), "real": None}).number == 3
+
+
+@pytest.mark.parametrize("table", ["run", "toy", "graphmask", "srl"])
+def test_numbers_as_text_are_refused_in_every_table(tmp_path: Path, table: str) -> None:
+    option = {"run": "seeds", "toy": "colours", "graphmask": "steps", "srl": "width"}[table]
+    path = tmp_path / "my.toml"
+    path.write_text(f'[{table}]\n{option} = "8"\n', encoding="utf-8")
+    task = "srl-gnn" if table == "srl" else "toy"
+    with pytest.raises(UserError, match=r"Input should be a valid (integer|number); got '8': change it"):
+        dry_run(file=read_config(path), methods="graphmask", task=task, out=str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(

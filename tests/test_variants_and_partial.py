@@ -121,7 +121,7 @@ def test_a_variant_is_looked_up_as_its_method() -> None:
 
 def test_a_variants_options_stand_on_top_of_the_methods() -> None:
     names = ["gnnexplainer", "gnnexplainer[steps=6,learning_rate=0.1]", "gnnexplainer[size_weight=1]"]
-    options = {"gnnexplainer": {"steps": "7", "entropy_weight": "2"}}
+    options = {"gnnexplainer": {"steps": 7, "entropy_weight": 2}}
     plan = Plan(tasks=["toy", "toy[colours=4]"], methods=names, overrides=options, seeds=[0], device="cpu")
     configs = plan.configs()
     assert [configs[name].steps for name in names] == [7, 6, 7]

@@ -7,14 +7,23 @@ import difflib
 import reprlib
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from ..base.errors import UserError
 
 Overrides = dict[str, dict[str, Any]]
+
+
+class Told(str):
+    """A value as it was typed on a command line, where all is text; any other text is text, and no number."""
+
+    __slots__ = ()
+
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
@@ -50,8 +59,15 @@ def parse_overrides(assignments: Sequence[str]) -> Overrides:
         plugin, dot, option = target.strip().partition(".")
         if not (equals and dot and plugin and option):
             raise UserError(f"expected --set PLUGIN.OPTION=VALUE, such as toy.colours=8; got {assignment!r}")
-        overrides.setdefault(plugin.strip(), {})[option.strip().replace("-", "_")] = value.strip()
+        overrides.setdefault(plugin.strip(), {})[option.strip().replace("-", "_")] = Told(value.strip())
     return overrides
+
+
+def as_told(stored: Any) -> Any:
+    """Return overrides that a file keeps, or anything else of it, with texts as they may have been told."""
+    if isinstance(stored, str):
+        return Told(stored)
+    return {name: as_told(value) for name, value in stored.items()} if isinstance(stored, dict) else stored
 
 
 def variant_options(name: str) -> dict[str, str]:
@@ -102,7 +118,8 @@ def make_config(plugin: str, kind: type[Any], options: Mapping[str, Any]) -> Any
     """Build a plugin's configuration.
 
     Raises:
-        UserError: for an unknown option, with the valid ones, or a value out of range, with the range.
+        UserError: for an unknown option, with the valid ones, a value of another kind, or one out of range, with the
+            range.
     """
     names = [field.name for field in dataclasses.fields(kind)]
     for name in options:
@@ -111,6 +128,7 @@ def make_config(plugin: str, kind: type[Any], options: Mapping[str, Any]) -> Any
             hint = f" Did you mean {near[0]!r}?" if near else ""
             valid = ", ".join(names) or "none: it has no options"
             raise UserError(f"expected an option of {plugin} among {valid}; got {name!r}.{hint}")
+        _check_kind(kind, plugin, name, options[name])
     try:
         return kind(**options)
     except UserError as error:
@@ -119,13 +137,32 @@ def make_config(plugin: str, kind: type[Any], options: Mapping[str, Any]) -> Any
         raise refusal(error, plugin) from error
 
 
-def refusal(error: ValidationError, whose: str) -> UserError:
-    """Return in one line what is wrong with the first option that is refused."""
+def _check_kind(kind: type[Any], plugin: str, name: str, value: Any) -> None:
+    """Raise UserError where a value only looks like one of its option's: ``"8"`` for a number, 1 for a truth value.
+
+    It is read as JSON is, where a list may be a tuple and a text a path; what JSON cannot say is left to the option.
+    """
+    field = getattr(kind, "__pydantic_fields__", {}).get(name)
+    if field is None or isinstance(value, Told):
+        return
+    bounded = reduce(lambda known, bound: Annotated[known, bound], field.metadata, field.annotation)
+    try:
+        text = to_json(value, inf_nan_mode="constants")
+    except PydanticSerializationError:
+        return
+    try:
+        TypeAdapter(bounded).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise refusal(error, plugin, name) from error
+
+
+def refusal(error: ValidationError, *whose: str) -> UserError:
+    """Return in one line what is wrong with the first option that is refused: of a plugin, or the one that is named."""
     first = error.errors()[0]
-    option = ".".join(str(part) for part in (whose, *first["loc"]))
+    path = (*whose, *first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    got = f"; got {_short.repr(first['input'])}: change it" if first["loc"] else ""
-    return UserError(f"{option}: {message}{got}")
+    got = f"; got {_short.repr(first['input'])}: change it" if len(path) > 1 else ""
+    return UserError(f"{'.'.join(map(str, path))}: {message}{got}")
 
 
 def as_dict(config: Any) -> dict[str, Any]:

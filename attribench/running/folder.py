@@ -19,7 +19,7 @@ from ..base.errors import StorageError, UserError
 from ..base.files import logger, say_damaged, write_json
 from ..base.names import base_name
 from ..base.pieces import vary_alike
-from ..plugins.configs import as_dict
+from ..plugins.configs import as_dict, as_told
 from ..plugins.registry import METHODS, TASKS
 from ..storing.records import About
 from ..storing.runs import NAME, SCHEMA, Entry, read_entries
@@ -73,7 +73,7 @@ def known_part(entry: Entry, data_dirs: set[str]) -> tuple[Plan | None, int]:
     overrides = entry.plan.get("overrides")
     mine = {name: values for name, values in overrides.items() if name in names} if isinstance(overrides, dict) else {}
     try:
-        plan = Plan(**{**entry.plan, "tasks": tasks, "methods": methods, "overrides": mine})
+        plan = Plan(**{**entry.plan, "tasks": tasks, "methods": methods, "overrides": as_told(mine)})
         select_device(plan.device)
         if any(getattr(config, "data_dir", "") not in data_dirs | {""} for config in plan.configs().values()):
             return None, count
@@ -173,7 +173,7 @@ def _read_plan(path: Path, entry: Entry, plugins: list[str], data_dir: str | Non
             f"expected the plugins of this run by name; {path} was made with {', '.join(map(repr, missing))}: "
             "give each with --plugin if you trust it"
         )
-    plan = _with_data(Plan(**entry.plan), data_dir)
+    plan = _with_data(Plan(**{**entry.plan, "overrides": as_told(entry.plan.get("overrides"))}), data_dir)
     if plan.device == "auto":
         raise UserError("expected the device of the run; got 'auto': run it again")
     cells = plan.cells()
