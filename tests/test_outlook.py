@@ -57,7 +57,9 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_dry_run_says_what_is_there_and_what_would_run_and_why(place: Path, cli: Cli) -> None:
+def test_a_dry_run_says_what_is_there_and_what_would_run_and_why(
+    place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = tree(place)
     code, out, _ = cli(*RUN, "--dry-run")
     assert code == 0
@@ -71,8 +73,13 @@ def test_a_dry_run_says_what_is_there_and_what_would_run_and_why(place: Path, cl
     assert "toy · integrated-gradients · seed 0: would run: it ended as ok" in out
     assert re.search(r"0 of 4 cells are there; 4 would run, about \d+\.\d s in all and \d+\.\d\d MB by what", out)
     assert "of 2 it is not known how long they take" in out  # gate values were skipped, which says nothing of seconds
-    code, out, _ = cli(*RUN, "--dry-run", "--threads", "2")
-    assert "seed 0: would run: of what decides it, this changed: threads" in out
+    with monkeypatch.context() as patch:
+        patch.setattr("attribench.running.keys.library_versions", lambda: {"torch": "2.99"})
+        code, out, _ = cli(*RUN, "--dry-run")
+    assert "seed 0: would run: of what decides it, this changed: versions" in out
+    code, out, err = cli(*RUN, "--dry-run", "--threads", "2")
+    assert (code, out) == (2, "")
+    assert "expected one configuration of toy in r; it was run there with threads=1, and now threads=2" in err
     assert cli("run", "--dry-run", "--task", "toy", "--out", "nowhere", "--methods", "gate-values")[1].splitlines() == [
         "toy · gate-values · seed 0: would run: it was never run here",
         "nowhere: 0 of 1 cells are there; 1 would run, it is not known how long",
