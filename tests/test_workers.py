@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -907,3 +908,20 @@ def test_what_a_piece_prints_is_bounded_while_it_runs(tmp_path: Path, monkeypatc
         file.write("the end")
     assert largest < 15_000 < 300 * 100
     assert path.read_text().endswith(f"{299:099}\nthe end")
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_processes_do_not_run_the_users_script_again(tmp_path: Path, method: str) -> None:
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip("not on this platform")
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import multiprocessing\nmultiprocessing.get_all_start_methods = lambda: [{method!r}]\n"
+        "from attribench.running import processes\nprocesses.PRELOADED[:] = []\n"
+        "print('script', flush=True)\n"
+        "started = processes.context().Process(target=print, args=('process', ))\n"
+        "assert processes.context().get_start_method() == started._start_method == " + repr(method) + "\n"
+        "started.start()\nstarted.join()\nassert started.exitcode == 0\n"
+    )
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=HANG, check=True)
+    assert ran.stdout.split() == ["script", "process"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.context
 import signal
 import sys
 import threading
@@ -28,42 +27,34 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-class _Spawned(multiprocessing.context.SpawnProcess):
+_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+_PARENT: Any = multiprocessing.get_context(_METHOD)
+
+
+class _Process(_PARENT.Process):
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802 - multiprocessing's name
         with _without_main():
-            return multiprocessing.context.SpawnProcess._Popen(process_obj)
+            return _PARENT.Process._Popen(process_obj)
 
 
-class _Spawn(multiprocessing.context.SpawnContext):
-    Process = _Spawned
-
-
-if sys.platform != "win32":
-
-    class _Forked(multiprocessing.context.ForkServerProcess):
-        @staticmethod
-        def _Popen(process_obj: Any) -> Any:  # noqa: N802 - multiprocessing's name
-            with _without_main():
-                return multiprocessing.context.ForkServerProcess._Popen(process_obj)
-
-    class _ForkServer(multiprocessing.context.ForkServerContext):
-        Process = _Forked
+class _Context(type(_PARENT)):  # type: ignore[misc]
+    Process = _Process
 
 
 def context() -> BaseContext:
     """Return how processes are started: forked from a server that has imported everything, where there can be one."""
-    if sys.platform == "win32" or "forkserver" not in multiprocessing.get_all_start_methods():
-        return _Spawn()
-    chosen = _ForkServer()
-    chosen.set_forkserver_preload(PRELOADED)
+    chosen: BaseContext = _Context()
+    if _METHOD == "forkserver":
+        chosen.set_forkserver_preload(PRELOADED)
     return chosen
 
 
 def warm_up() -> None:
     """Start the server, so that it imports while this process does. Ctrl-C is not for it, also while it imports."""
-    if context().get_start_method() != "forkserver":
+    if _METHOD != "forkserver":
         return
+    context()
     if threading.current_thread() is not threading.main_thread():
         forkserver.ensure_running()
         return
