@@ -95,7 +95,7 @@ def unused(
     data_dir: str | None = None,
     cache_dir: str | None = None,
 ) -> list[Path]:
-    """Return the folders of cells, problems and, if asked for, trained models that no plan of some folders uses today.
+    """Return the cells, problems, files of given models and, if asked, trained models that no plan of folders uses.
 
     Raises:
         UserError: when one is no results folder, or when models are asked for and a run's plugins are not named.

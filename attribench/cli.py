@@ -175,7 +175,10 @@ def clean(
     cache_dir: CacheDir = None,
     plugin: Plugins = None,
 ) -> None:
-    """Remove what no current plan of some results folders uses: cells of other code, configurations and plugins."""
+    """Remove what no current plan of some results folders uses: cells of other code, configurations and plugins.
+
+    Files of given models are removed where no run of their folder was made with them.
+    """
     from . import api
     from .running.outlook import size_of
 
@@ -186,10 +189,10 @@ def clean(
     sizes = {path: size_of(path) / 1e6 for path in found}
     typer.echo("\n".join(f"{path}  {size:.2f} MB" for path, size in sizes.items()))
     if not yes:
-        typer.confirm(f"Remove these {len(found)} folders, {sum(sizes.values()):.2f} MB?", abort=True, err=True)
+        typer.confirm(f"Remove these {len(found)} entries, {sum(sizes.values()):.2f} MB?", abort=True, err=True)
     for path in found:
-        shutil.rmtree(path)
-    say(f"removed {len(found)} folders")
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    say(f"removed {len(found)} entries")
 
 
 @app.command(name="list")

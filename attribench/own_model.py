@@ -19,6 +19,7 @@ from .base.errors import UserError
 from .base.progress import Progress
 from .model.output import Output
 from .plugins.configs import Overrides
+from .plugins.given import FOLDER
 from .plugins.giving import give
 from .plugins.registry import TASKS
 from .telling.results import Ending, Results
@@ -107,7 +108,7 @@ def explain(
     folder = Path(tempfile.mkdtemp(prefix="attribench-")) if out is None else Path(out)
     try:
         with TASKS.holding(given.task()):
-            file = given.save(folder / "given")
+            file = given.save(folder / FOLDER)
             results = api.run(
                 methods=methods, task=name, out=str(folder), plugin=[str(file)], settings=settings, jobs=jobs,
                 progress=progress, **{"vary": ["fit"], **options},

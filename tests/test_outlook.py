@@ -113,7 +113,7 @@ def test_what_no_plan_uses_is_removed_when_that_is_confirmed(
     code, out, err = cli("clean", "r", "--models", "--cache-dir", "c", "--yes")
     assert code == 0
     assert len(out.splitlines()) == 2
-    assert err == "removed 2 folders\n"
+    assert err == "removed 2 entries\n"
     assert not other.exists()
     assert not model.exists()
     assert set(tree(place)) == {name for name in before if "0" * 32 not in name and "1" * 32 not in name}

@@ -30,8 +30,11 @@ from attribench import (
     Task,
     UserError,
 )
+from attribench.api import unused
+from attribench.cli import main
 from attribench.plugins.given import SUFFIX, Given
 from attribench.plugins.giving import give
+from attribench.running.outlook import size_of
 
 METHODS = "integrated-gradients,gnnexplainer,erasure-greedy"
 QUICK = {"gnnexplainer": {"steps": 5}}
@@ -337,6 +340,29 @@ def test_a_given_model_is_a_file_that_the_command_line_takes(tmp_path: Path) -> 
     (tmp_path / "bad.given").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"expected a given model; .*bad\.given: "):
         Given.load(tmp_path / "bad.given")
+
+
+def test_files_of_given_models_that_no_run_was_made_with_are_unused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs, out = make_graphs(12), tmp_path / "r"
+    attribench.explain(made(), graphs, "integrated-gradients", out=out, progress=False)
+    (first,) = (out / "given").glob("*.given")
+    assert unused([out]) == []
+    torch.manual_seed(4)
+    attribench.explain(Net(), graphs, "integrated-gradients", out=out, progress=False)
+    left = unused([out])
+    assert first in left
+    assert {path.parent.name for path in left} == {"given", "cells"}  # and the first model's cells
+    assert set((out / "given").glob("*.given")) - set(left)
+    size = first.stat().st_size
+    assert size_of(first) == size > 0
+    monkeypatch.setattr("sys.argv", ["attribench", "clean", str(out), "--yes"])
+    with pytest.raises(SystemExit):
+        main()
+    assert unused([out]) == []
+    assert not first.exists()
+    assert len(list((out / "given").iterdir())) == 1
 
 
 SCRIPT = """

@@ -24,6 +24,9 @@ from .task import Problem, Task, TaskSeeds, Workshop
 SUFFIX = ".given"
 """Of the files that a given model travels in."""
 
+FOLDER = "given"
+"""Of a results folder, with the files of its given models."""
+
 
 @dataclass(frozen=True, eq=False)
 class Given:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..base.errors import UserError
 from ..base.pieces import Piece
+from ..plugins.given import FOLDER, SUFFIX
 from ..storing.cells import CellStore, is_key
 from ..storing.models import ModelCache
 from ..storing.runs import NAME, read_entries
@@ -17,7 +19,8 @@ from .keys import Keys
 def unused(folders: list[Path], data_dir: str | None, cache: ModelCache | None) -> list[Path]:
     """Return the folders of cells, problems and trained models that no plan of these results folders uses today.
 
-    Cells of other code or configurations are unused; those of runs whose plugins are not named are kept.
+    Cells of other code or configurations are unused; those of runs whose plugins are not named are kept. Files of given
+    models are unused where no run of their folder was made with them.
 
     Args:
         folders: results folders.
@@ -32,8 +35,10 @@ def unused(folders: list[Path], data_dir: str | None, cache: ModelCache | None) 
     models: set[str] = set()
     for folder in folders:
         store, used = CellStore(folder), set[str]()
+        given = set[str]()
         for entry in read_entries(folder / NAME):
             plan, unknown = known_part(entry, {data_dir or ""})
+            given |= _names(entry.plan.get("plugins"))
             if plan is not None:
                 keys = Keys(plan)
                 pieces: list[Piece] = [*plan.cells(), *plan.problems()]
@@ -48,7 +53,13 @@ def unused(folders: list[Path], data_dir: str | None, cache: ModelCache | None) 
                         "each with --plugin (and --data-dir), or leave --models out"
                     )
         found += _others(store.cells, used)
+        found += sorted(path for path in (folder / FOLDER).glob(f"*{SUFFIX}") if path.name not in given)
     return found + ([] if cache is None else _others(cache.folder, models))
+
+
+def _names(plugins: Any) -> set[str]:
+    """Return the names of files among plugins that a stranger's ``run.json`` may list."""
+    return {Path(source).name for source in plugins if isinstance(source, str)} if isinstance(plugins, list) else set()
 
 
 def _others(folder: Path, used: set[str]) -> list[Path]:

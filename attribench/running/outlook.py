@@ -79,6 +79,6 @@ def _seconds(record: Record) -> float:
 _SECONDS = ("fit_seconds", "validation_seconds", "test_seconds", "randomised_seconds")
 
 
-def size_of(folder: Path) -> int:
-    """Return the bytes of the files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of the files below a folder."""
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
