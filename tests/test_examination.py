@@ -329,6 +329,27 @@ class Counts(Model):
         return super().read(h, graphs) + self.passes
 
 
+class CountsUnheard(Model):
+    """Counts what nobody reads, or reads too late: methods would be blamed for it."""
+
+    passes = 0
+
+    def read(self, h: Tensor, graphs: GraphBatch) -> Tensor:
+        self.passes += 1
+        return super().read(h, graphs) + self.passes // 1000
+
+
+class KeepsStatistics(Model):
+    """Batch normalisation in training mode: also its running statistics change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def between(self, h: Tensor) -> Tensor:
+        return F.batch_norm(h, self.norm.running_mean, self.norm.running_var, training=True)
+
+
 class Remembers(Model):
     last: Tensor | float = 0.0
 
@@ -431,6 +452,8 @@ REFUSED: dict[str, tuple[Callable[[], GraphModel], str]] = {
     "changes features": (ChangesGraphs, "ChangesGraphs changes 'x' in place: write h = h"),
     "changes features in encode": (ChangesEncodedGraphs, "ChangesEncodedGraphs changes 'x' in place"),
     "counts its passes": (Counts, "Counts gives another one in the second pass"),
+    "counts its passes unheard": (CountsUnheard, "CountsUnheard has another CountsUnheard.passes after every pass"),
+    "keeps statistics": (KeepsStatistics, "KeepsStatistics has another BatchNorm1d.running_mean after every pass"),
     "remembers the last batch": (Remembers, "Remembers gives another one in the second pass"),
     "dropout in evaluation mode": (AlwaysDrops, "AlwaysDrops draws at random: .* training=self.training"),
     "noise": (Noisy, "Noisy draws at random"),

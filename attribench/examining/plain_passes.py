@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from ..model.gates import Gates, UnsupportedModelError, refuse_changed_graphs, watch_graphs
 from ..model.graphs import GraphBatch
+from ..model.integrity import changed_by_a_pass
 from ..model.isolation import Watch
+from ..model.model import GraphModel
 from .splits import SPLITS, TOLERANCES
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ CUDA_TOLERANCE = 1e-5
 """The same between two passes over one batch on CUDA, whose sums are not ordered; on the CPU they are bit-equal."""
 
 
-def check_repetition(model: nn.Module, graphs: GraphBatch, others: GraphBatch) -> None:
+def check_repetition(model: GraphModel, graphs: GraphBatch, others: GraphBatch) -> None:
     """Two passes over the same graphs give the same, whatever came between and the state of the random generators."""
 
     devices = [graphs.device] if graphs.device.type == "cuda" else []
@@ -35,7 +37,7 @@ def check_repetition(model: nn.Module, graphs: GraphBatch, others: GraphBatch) -
     watch_graphs(watch, graphs)
     first, _, again, other = passed(1), model(others), passed(1), passed(2)
     refuse_changed_graphs(model, watch.changed())
-    name = type(model).__name__
+    name = model.called
     if not same(first, again):
         raise UnsupportedModelError(
             f"expected the same output for the same graphs; {name} gives another one in the second pass: it keeps "
@@ -45,6 +47,12 @@ def check_repetition(model: nn.Module, graphs: GraphBatch, others: GraphBatch) -
         raise UnsupportedModelError(
             f"expected the same output for the same graphs in evaluation mode; {name} draws at random: give functions "
             "such as F.dropout and dropout_edge training=self.training"
+        )
+    kept = changed_by_a_pass(model, graphs)
+    if kept:
+        raise UnsupportedModelError(
+            f"expected a model that a pass leaves as it is; {name} has another {kept} after every pass: keep no "
+            "counts in it, and no statistics of batches in evaluation mode"
         )
 
 
@@ -111,14 +119,14 @@ def check_isolation(gates: Gates, samples: dict[str, GraphBatch]) -> int:
     for what in ("", " after another batch was recorded"):
         if not same(recording.forward(recording.ones()), recording.logits):
             raise UnsupportedModelError(
-                f"expected the model's own output with all gates open; {type(model).__name__} gives another{what}: it "
+                f"expected the model's own output with all gates open; {model.called} gives another{what}: it "
                 "keeps something from pass to pass, or changes in place what it has passed on"
             )
         other = gates.record(second)
     depths = [recording.num_layers, other.num_layers, gates.record(samples["train"]).num_layers]
     if len(set(depths)) > 1:
         raise UnsupportedModelError(
-            f"expected as many message-passing calls for all graphs; {type(model).__name__} makes {min(depths)} to "
+            f"expected as many message-passing calls for all graphs; {model.called} makes {min(depths)} to "
             f"{max(depths)}: use a fixed number of layers"
         )
     return recording.num_layers

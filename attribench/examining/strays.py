@@ -29,7 +29,7 @@ def find_stray(model: GraphModel, batches: Iterable[GraphBatch]) -> str | None:
 
     A layer that is no submodule is out of the gates' reach, by whatever method it is called.
     """
-    name = type(model).__name__
+    name = model.called
     for graphs in batches:
         counts = []
         for _ in range(2):
@@ -125,7 +125,7 @@ def find_leak(model: GraphModel, graphs: GraphBatch, tolerance: float) -> str | 
     if what is None:
         return None
     return (
-        f"expected nothing to go over edges but the layers' messages; with all of them at zero {type(model).__name__} "
+        f"expected nothing to go over edges but the layers' messages; with all of them at zero {model.called} "
         f"gives another output where edges have other {what} (by {gaps[what]:.3g}, the largest being {scale:.3g}): "
         "move into message() what is computed from edges elsewhere (sums of one's own, x_j in aggregate() or update(), "
         "attention masks, a readout of edges), and into encode() what is known of the structure alone"

@@ -42,7 +42,7 @@ def refuse_changed_graphs(model: nn.Module, changed: Sequence[str]) -> None:
     name = next((name.removeprefix(_OF_GRAPHS) for name in changed if name.startswith(_OF_GRAPHS)), None)
     if name is not None:
         raise UnsupportedModelError(
-            f"expected a model that leaves the graphs as they are; {type(model).__name__} changes {name!r} in place: "
+            f"expected a model that leaves the graphs as they are; {model.called} changes {name!r} in place: "
             "write h = h + ... in place of h += ..., or start from a clone()"
         )
 
@@ -87,7 +87,7 @@ class Gates:
             if not self.layers:
                 raise UnsupportedModelError(
                     "expected a model with PyG MessagePassing layers; got none in "
-                    f"{type(self.model).__name__}: pass its messages with torch_geometric.nn.MessagePassing"
+                    f"{self.model.called}: pass its messages with torch_geometric.nn.MessagePassing"
                 )
             self._evaluating.__enter__()
             for driver in self._drivers:

@@ -1,7 +1,7 @@
 """Is the model as it was found? A fingerprint of everything that a method could have left behind."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -115,6 +115,24 @@ def differences(before: dict[str, Any], after: dict[str, Any], tolerance: float 
     if a.shape != b.shape or not torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True):
         found.append("logits")
     return found
+
+
+def changed_by_a_pass(model: GraphModel, graphs: GraphBatch) -> str | None:
+    """Return one of what every plain pass leaves otherwise than the one before, such as ``Net.calls``, or None."""
+    before, after = fingerprint(model, graphs), fingerprint(model, graphs)
+    for what in differences({**before, "logits": after["logits"]}, after):
+        path = _first_difference(before[what], after[what])
+        owner, _, name = path.rpartition(".")
+        return f"{type(model.get_submodule(owner)).__name__}.{name}"
+    return None
+
+
+def _first_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return the path of the first entry of nested mappings that differs."""
+    key = next(key for key in (*before, *after) if before.get(key) != after.get(key))
+    old, new = before.get(key), after.get(key)
+    deeper = [_first_difference(old, new)] if isinstance(old, Mapping) and isinstance(new, Mapping) else []
+    return ".".join(filter(None, (key, *deeper)))
 
 
 def shuffled(model: GraphModel, seed: int) -> GraphModel:

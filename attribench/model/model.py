@@ -31,6 +31,11 @@ class GraphModel(nn.Module):
         """
         return []
 
+    @property
+    def called(self) -> str:
+        """What it is called when something is wrong: its class, or that of the model which it only calls."""
+        return type(getattr(self, "module", self)).__name__
+
     def forward(self, graphs: GraphBatch) -> Tensor:
         """Return the outputs for a batch of graphs."""
         return self.decode(graphs, self.encode(graphs))
