@@ -26,6 +26,7 @@ from attribench import (
     GraphRegression,
     Problem,
     PyGModel,
+    SequenceLabelling,
     Split,
     Task,
     UserError,
@@ -276,6 +277,37 @@ class Odd(Net):
         return nodes
 
 
+class Broken(Net):
+    """One that raises."""
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        raise ValueError("of its own")
+
+
+class Several(Net):
+    """One that returns several tensors."""
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Any:
+        return super().forward(x, edge_index, batch), x
+
+
+class Counts(Net):
+    """One that counts its passes, for nobody."""
+
+    passes = 0
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        self.passes += 1
+        return super().forward(x, edge_index, batch)
+
+
+class Drops(Net):
+    """One whose dropout is never off."""
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        return super().forward(nn.functional.dropout(x), edge_index, batch)
+
+
 class Value(Net):
     """One value per graph."""
 
@@ -299,6 +331,21 @@ class Value(Net):
             {"model": made(Odd), "arguments": ["x", "edge_index"]},
             "expected a model that runs on its graphs; Odd",
         ),
+        (
+            {"model": made(Broken)},
+            r"expected a model that runs on its graphs; Broken raised ValueError: of its own \(test_own_model.py, line",
+        ),
+        (
+            {"model": made(Broken), "output": GraphRegression(sigma=0.1)},
+            r"Broken raised ValueError: of its own \(test_own_model.py, line",
+        ),
+        ({"model": made(Several), "output": GraphRegression(sigma=0.1)}, "from the model; Several returns tuple"),
+        (
+            {"output": SequenceLabelling()},
+            r"split 'train': expected an output of shape \(36, C\), one row per node; got",
+        ),
+        ({"model": made(Counts)}, "; Counts has another Counts.passes after every pass: keep no counts"),
+        ({"model": made(Drops)}, "; Drops draws at random: give functions such as F.dropout"),
         ({"name": "my model"}, "expected a task name of letters, digits, - and _; got 'my model'"),
         ({"name": "toy"}, "expected one task named 'toy'; got"),
         ({"methods": "grafmask"}, "Did you mean 'graphmask'"),

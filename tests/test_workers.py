@@ -29,12 +29,12 @@ from pebble import ProcessExpired
 from rich.console import Console
 from torch import Tensor
 
-from attribench.base.errors import Infeasible, StorageError
+from attribench.base.errors import Infeasible, StorageError, first_line
 from attribench.base.files import remove_old_drafts, write_json
 from attribench.base.pieces import Cell, Piece, ProblemSpec
 from attribench.base.progress import Progress, Tracker
 from attribench.checking.methods import ContractModel, contract_subject, random_graphs
-from attribench.explaining.job import Job, Outcome, first_line, status_of
+from attribench.explaining.job import Job, Outcome, status_of
 from attribench.model.gates import Gates, UnsupportedModelError
 from attribench.model.graphs import GraphBatch
 from attribench.model.output import GraphClassification

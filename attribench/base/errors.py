@@ -29,6 +29,18 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, after its kind where it is not one of the harness's own endings.
+
+    Of all others the line of the plugin's code is named that raised them.
+    """
+    text = next(iter(str(error).splitlines()), "").strip()
+    if text and isinstance(error, Infeasible | Skipped | UserError):
+        return text
+    where = own_place(error) if text else f", at {raised_at(error)}"
+    return f"{type(error).__name__}: {text or 'without a message'}{where}"
+
+
 def raised_at(error: BaseException) -> str:
     """Return file and line where an error was raised, and the code there: ``models.py, line 7: assert x``.
 

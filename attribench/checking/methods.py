@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import FastRGCNConv
 
-from ..base.errors import UserError
+from ..base.errors import UserError, first_line
 from ..base.seeds import generator
-from ..explaining.job import FAULTS, first_line
+from ..explaining.job import FAULTS
 from ..model.graphs import GraphBatch
 from ..model.integrity import differences, fingerprint, graphs_digest
 from ..model.model import GraphModel

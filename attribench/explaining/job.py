@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..base.errors import Infeasible, Skipped, UserError, own_place, raised_at
+from ..base.errors import Infeasible, Skipped, first_line
 from ..base.pieces import Cell
 from ..base.reading import files_read, refuse_undeclared
 from ..model.gates import UnsupportedModelError
@@ -221,18 +221,6 @@ def status_of(error: BaseException) -> str:
         isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
     )
     return "out-of-memory" if memory else "failed"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, after its kind where it is not one of the harness's own endings.
-
-    Of all others the line of the plugin's code is named that raised them.
-    """
-    text = next(iter(str(error).splitlines()), "").strip()
-    if text and isinstance(error, Infeasible | Skipped | UserError):
-        return text
-    where = own_place(error) if text else f", at {raised_at(error)}"
-    return f"{type(error).__name__}: {text or 'without a message'}{where}"
 
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:

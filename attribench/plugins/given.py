@@ -13,11 +13,9 @@ from typing import ClassVar
 
 import cloudpickle
 from pydantic import Field
-from torch import nn
 
 from ..base.errors import UserError
 from ..base.files import write_atomically
-from ..model.model import GraphModel
 from .method import config
 from .task import Problem, Task, TaskSeeds, Workshop
 
@@ -75,7 +73,7 @@ class Given:
             "__annotations__": {"content": str},
             "content": Field(self.content, description="hash of weights, code, graphs and labels"),
         }))  # fmt: skip
-        doc = f"A given model: {type(inner(self.problem.model)).__name__} on {len(self.positions)} graphs."
+        doc = f"A given model: {self.problem.model.called} on {len(self.positions)} graphs."
         return type(GivenTask.__name__, (GivenTask,), {
             "__doc__": doc, "__module__": __name__, "name": self.name, "Config": options, "given": self,
         })  # fmt: skip
@@ -96,9 +94,3 @@ class GivenTask(Task):
 
 def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
-
-
-def inner(model: GraphModel) -> nn.Module:
-    """Return the model that was given, without what calls it."""
-    inner: nn.Module = getattr(model, "module", model)
-    return inner

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from ..base.closure import code_digest
-from ..base.errors import UserError
+from ..base.errors import UserError, first_line
 from ..base.limits import MAX_EDGES
 from ..model.called import adapted, attributes_of, on_cpu
 from ..model.graphs import GraphBatch
 from ..model.integrity import evaluating, model_digest, tensor_digest
 from ..model.model import GraphModel
 from ..model.output import GraphClassification, Output
-from .given import Given, inner
+from .given import Given
 from .task import Extras, Problem, Split
 
 logger = logging.getLogger(__name__)
@@ -80,13 +80,17 @@ def give(
         split: GraphBatch.from_data_list([found[i] for i in index], **levels, name=split)
         for split, (found, index) in parts.items()
     }
-    meaning = output or _output_of(taken, batches["test"])
+    outputs = {split: _outputs(taken, batch) for split, batch in batches.items()}
+    meaning = output or _output_of(outputs["test"], batches["test"])
+    for split, batch in batches.items():
+        if (reason := meaning.check_logits(outputs[split], batch)) is not None:
+            raise UserError(f"split {split!r}: {reason}")
     told = None if labels is None else _tensor(labels)
     if told is not None and (not told.dim() or len(told) != len(explained)):
         raise UserError(
             f"expected one label for each of {len(explained)} graphs; got {len(told) if told.dim() else told}"
         )
-    predicted = {split: _predicted(taken, meaning, batch) for split, batch in batches.items()}
+    predicted = {split: _predicted(meaning, outputs[split], batch) for split, batch in batches.items()}
     own = {split: _own([found[i] for i in index], predicted[split]) for split, (found, index) in parts.items()}
     # One kind of label for all splits: a threshold is chosen by the metric that is reported.
     labels_of = {split: y for split, y in own.items() if y is not None}
@@ -100,10 +104,10 @@ def give(
         }
     splits = {split: Split(batch, labels_of[split]) for split, batch in batches.items()}
     test = splits["test"] = replace(splits["test"], extras=Extras(graph={"position": torch.tensor(parts["test"][1])}))
-    metric = meaning.metric(_outputs(taken, test.graphs), test.labels, test.graphs)
+    metric = meaning.metric(outputs["test"], test.labels, test.graphs)
     problem = Problem(taken, meaning, splits, figures={"test": metric})
     # What it says tells models apart that differ in what no hash of their parts sees: functions, lists, globals.
-    said = [tensor_digest(_outputs(taken, splits[split].graphs)) for split in parts]
+    said = [tensor_digest(outputs[split]) for split in parts]
     what = [_code_of(taken, meaning), model_digest(taken), problem.data(), _plain_values(meaning), *said]
     content = hashlib.sha256("\x1f".join(what).encode()).hexdigest()[:32]
     return Given(name, problem, content, tuple(parts["test"][1]))
@@ -159,33 +163,37 @@ def _hash(data: Data) -> bytes:
 
 
 @torch.no_grad()
-def _outputs(model: GraphModel, graphs: GraphBatch) -> Tensor:
-    with evaluating(model):
-        return torch.cat([model(part.batch) for part in graphs.parts(MAX_EDGES)])
+def _outputs(given: GraphModel, graphs: GraphBatch) -> Tensor:
+    model: GraphModel = deepcopy(given)  # what it keeps of a pass is for the examination to find
+    name, found = model.called, []
+    for part in graphs.parts(MAX_EDGES):
+        try:
+            with evaluating(model):
+                found.append(model(part.batch))
+        except Exception as error:  # a stranger's code
+            raise UserError(
+                f"expected a model that runs on its graphs; {name} raised {first_line(error)}: mend it, or name "
+                "what it is called with in arguments=[...]"
+            ) from error
+        if not isinstance(found[-1], Tensor):
+            raise UserError(f"expected a tensor from the model; {name} returns {type(found[-1]).__name__}: return one")
+    return torch.cat(found) if found[0].dim() else found[0]
 
 
-def _output_of(model: GraphModel, graphs: GraphBatch) -> Output:
+def _output_of(logits: Tensor, graphs: GraphBatch) -> Output:
     """Return what the output means where it is logits of classes for every graph."""
-    first = graphs.select(torch.arange(min(graphs.num_graphs, 32)))
-    try:
-        logits = _outputs(model, first)
-    except Exception as error:  # a stranger's code
-        raise UserError(
-            f"expected a model that runs on its graphs; {type(inner(model)).__name__} raised {type(error).__name__}: "
-            f"{error}"
-        ) from error
-    if logits.dim() == 2 and logits.shape[0] == first.num_graphs and logits.shape[1] > 1:
+    if logits.dim() == 2 and logits.shape[0] == graphs.num_graphs and logits.shape[1] > 1:
         return GraphClassification()
-    rows = "one per node" if logits.dim() and logits.shape[0] == first.num_nodes else "something else"
+    rows = "one per node" if logits.dim() and logits.shape[0] == graphs.num_nodes else "something else"
     raise UserError(
-        f"expected logits (G, C) of at least two classes for {first.num_graphs} graphs; the model returns "
+        f"expected logits (G, C) of at least two classes for {graphs.num_graphs} graphs; the model returns "
         f"{tuple(logits.shape)}, {rows}: say what it means, such as output=BinaryClassification(), "
         "GraphRegression() or SequenceLabelling()"
     )
 
 
-def _predicted(model: GraphModel, output: Output, graphs: GraphBatch) -> Tensor:
-    predicted = output.predict(_outputs(model, graphs), graphs)
+def _predicted(output: Output, logits: Tensor, graphs: GraphBatch) -> Tensor:
+    predicted = output.predict(logits, graphs)
     return predicted.flatten() if predicted.shape[1:] == (1,) else predicted
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from ..base.errors import StorageError, UserError
+from ..base.errors import StorageError, UserError, first_line
 from ..base.pieces import Cell, Piece
 from ..base.progress import Progress
-from ..explaining.job import ATTEMPTS, FAULTS, SMALLER, first_line
+from ..explaining.job import ATTEMPTS, FAULTS, SMALLER
 from .options import Overwrite
 from .plan import Plan
 from .printed import clear_output, output, take_output

@@ -17,9 +17,9 @@ import torch
 from filelock import Timeout
 
 from ..base.arrays import DamagedError
-from ..base.errors import StorageError, UserError
+from ..base.errors import StorageError, UserError, first_line
 from ..base.pieces import Cell, Piece, ProblemSpec
-from ..explaining.job import FAULTS, Job, Outcome, first_line, smaller_passes, status_of
+from ..explaining.job import FAULTS, Job, Outcome, smaller_passes, status_of
 from ..plugins.method import untracked
 from ..plugins.registry import METHODS
 from ..plugins.task import Problem
