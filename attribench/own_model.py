@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch_geometric.data import Data
+from torch_geometric.data.data import BaseData
 from torch_geometric.explain import Explanation
 
 from . import api
@@ -21,6 +22,7 @@ from .model.output import Output
 from .plugins.configs import Overrides
 from .plugins.given import FOLDER
 from .plugins.giving import give
+from .plugins.giving_nodes import about_nodes
 from .plugins.registry import TASKS
 from .telling.results import Ending, Results
 
@@ -62,10 +64,12 @@ _MADE = ("edge_index", "edge_mask", "edge_mask_of_layers", "retained", "predicti
 
 def explain(
     model: nn.Module,
-    graphs: Iterable[Data],
+    graphs: Iterable[Data] | Data,
     methods: str | list[str] = "all",
     *,
-    fit: Iterable[Data] | None = None,
+    nodes: Sequence[int] | Tensor | None = None,
+    num_hops: int | None = None,
+    fit: Iterable[Data] | Sequence[int] | Tensor | None = None,
     labels: Sequence[Any] | Tensor | None = None,
     output: Output | None = None,
     arguments: Sequence[str] | None = None,
@@ -81,12 +85,17 @@ def explain(
     Args:
         model: called as ``forward(data)`` or ``forward(x, edge_index[, edge_attr | edge_weight][, batch])``, or a
             :class:`.GraphModel`. It is copied, and stays as it is.
-        graphs: a list of ``Data``.
+        graphs: a list of ``Data``; with ``nodes`` the one ``Data`` that they are of.
         methods: names, or ``all``. Amortized ones are skipped where fewer than 50 graphs are fitted on.
+        nodes: of one big graph, numbers or a mask ``(N,)``, for a model that returns ``(N, C)``: each is explained in
+            its neighbourhood, which has its nodes' numbers in the graph as ``node_id`` and which of them it is about as
+            ``target``.
+        num_hops: how far neighbourhoods go; without it the model's layers + 1.
         fit: graphs to fit on (three quarters) and to choose thresholds on (one). Without them the list is split
-            60/20/20 by a hash of each graph, and the last part is explained.
-        labels: one for each of ``graphs``; without them ``y`` where every graph has one that fits the output, and the
-            model's own predictions otherwise.
+            60/20/20 by a hash of each graph, and the last part is explained. With ``nodes`` they are nodes, too, and
+            without them up to 200 others are drawn.
+        labels: one for each of ``graphs``, or of ``nodes``; without them ``y`` where every graph has one that fits the
+            output, and the model's own predictions otherwise.
         output: what the model's output means; without it logits ``(G, C)`` of classes.
         arguments: what the model is called with, where its ``forward`` does not name attributes of the graphs.
         name: what the task is called in tables.
@@ -100,11 +109,17 @@ def explain(
         UserError: when it cannot be told how the model is called or what it returns, when there are too few graphs, or
             when the model cannot be explained rightly.
     """
-    listed = list(graphs) if isinstance(graphs, Iterable) and not isinstance(graphs, Data) else graphs
     for taken in ("task", "plugin", "data_dir", "file"):
         if taken in options:
             raise UserError(f"expected options of a run of methods on one model; got {taken!r}: leave it out")
-    given = give(model, listed, fit, labels, output, arguments, name)
+    whole = None
+    # A stranger's graph of several kinds of nodes is iterable, and raises.
+    listed: Any = list(graphs) if isinstance(graphs, Iterable) and not isinstance(graphs, BaseData) else graphs
+    if nodes is not None:
+        listed, fit, whole = about_nodes(model, graphs, nodes, fit, num_hops, arguments)
+    elif num_hops is not None:
+        raise UserError(f"expected num_hops with nodes=...; got {num_hops}: leave it out")
+    given = give(model, listed, fit, labels, output, arguments, name, whole)
     folder = Path(tempfile.mkdtemp(prefix="attribench-")) if out is None else Path(out)
     try:
         with TASKS.holding(given.task()):

@@ -89,7 +89,8 @@ class GivenTask(Task):
         """Return a copy of what was given, whatever the seeds."""
         problem, device = self.given.problem, workshop.device
         splits = {name: split.to(device) for name, split in problem.splits.items()}
-        return replace(problem, model=deepcopy(problem.model).to(device), splits=splits)
+        whole = None if problem.whole is None else problem.whole.to(device)
+        return replace(problem, model=deepcopy(problem.model).to(device), splits=splits, whole=whole)
 
 
 def _write(path: Path, data: bytes) -> None:

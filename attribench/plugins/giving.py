@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
+from torch_geometric.data.data import BaseData
 
 from ..base.closure import code_digest
 from ..base.errors import UserError, first_line
 from ..base.limits import MAX_EDGES
 from ..model.called import adapted, attributes_of, on_cpu
 from ..model.graphs import GraphBatch
-from ..model.integrity import evaluating, model_digest, tensor_digest
+from ..model.integrity import evaluating, graphs_digest, model_digest, tensor_digest
 from ..model.model import GraphModel
-from ..model.output import GraphClassification, Output
+from ..model.output import GraphClassification, NodeClassification, Output
 from .given import Given
 from .task import Extras, Problem, Split
 
@@ -44,6 +45,7 @@ def give(
     output: Output | None = None,
     arguments: Sequence[str] | None = None,
     name: str = "own-model",
+    whole: GraphBatch | None = None,
 ) -> Given:
     """Return the problem of explaining a trained model.
 
@@ -58,30 +60,30 @@ def give(
         output: what the model's output means; without it, rows of logits ``(G, C)``, C of at least two.
         arguments: what the model is called with, where its ``forward`` does not name attributes of the graphs.
         name: what the task is called in tables.
+        whole: the graph whose nodes' neighbourhoods the graphs are; their nodes ``target`` are explained.
 
     Raises:
         UserError: when it cannot be told how the model is called, what it returns, or there are too few graphs.
     """
-    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
-        raise UserError(f"expected a torch.nn.Module, not compiled or scripted; got {type(model).__name__}")
     if not isinstance(name, str):
         raise UserError(f"expected a name as text; got {name!r}")
     lists = [_listed(graphs), [] if fit is None else _listed(fit)]
     explained, fitted = on_cpu(lists[0]), None if fit is None else on_cpu(lists[1])
     shared = [*explained, *(fitted or [])]
-    try:
-        copied = deepcopy(model).cpu()
-    except Exception as error:  # a stranger's code
-        raise UserError(f"expected a model that can be copied; {type(error).__name__}: {error}") from error
-    taken, levels = adapted(copied, attributes_of(shared), arguments)
+    there = attributes_of(shared)
+    if whole is not None:  # whose own attributes are its nodes' or edges', whatever they look like in small graphs
+        there = {"node": [name for name in whole.node if name != "node_id"], "edge": list(whole.edge), "graph": []}
+    taken, levels = adapted(copy_of(model), there, arguments)
     taken.eval()
+    if whole is not None:
+        levels = {**levels, "node": [*levels["node"], "node_id"], "graph": ["target"]}
     parts = _split(explained, fitted)
     batches = {
         split: GraphBatch.from_data_list([found[i] for i in index], **levels, name=split)
         for split, (found, index) in parts.items()
     }
-    outputs = {split: _outputs(taken, batch) for split, batch in batches.items()}
-    meaning = output or _output_of(outputs["test"], batches["test"])
+    outputs = {split: outputs_of(taken, batch) for split, batch in batches.items()}
+    meaning = output or (NodeClassification() if whole is not None else _output_of(outputs["test"], batches["test"]))
     for split, batch in batches.items():
         if (reason := meaning.check_logits(outputs[split], batch)) is not None:
             raise UserError(f"split {split!r}: {reason}")
@@ -105,12 +107,27 @@ def give(
     splits = {split: Split(batch, labels_of[split]) for split, batch in batches.items()}
     test = splits["test"] = replace(splits["test"], extras=Extras(graph={"position": torch.tensor(parts["test"][1])}))
     metric = meaning.metric(outputs["test"], test.labels, test.graphs)
-    problem = Problem(taken, meaning, splits, figures={"test": metric})
+    problem = Problem(taken, meaning, splits, figures={"test": metric}, whole=whole)
     # What it says tells models apart that differ in what no hash of their parts sees: functions, lists, globals.
     said = [tensor_digest(outputs[split]) for split in parts]
     what = [_code_of(taken, meaning), model_digest(taken), problem.data(), _plain_values(meaning), *said]
+    what += [] if whole is None else [graphs_digest(whole)]
     content = hashlib.sha256("\x1f".join(what).encode()).hexdigest()[:32]
     return Given(name, problem, content, tuple(parts["test"][1]))
+
+
+def copy_of(model: Any) -> nn.Module:
+    """Return a copy of a model on the CPU.
+
+    Raises:
+        UserError: when it is none, or cannot be copied.
+    """
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise UserError(f"expected a torch.nn.Module, not compiled or scripted; got {type(model).__name__}")
+    try:
+        return deepcopy(model).cpu()
+    except Exception as error:  # a stranger's code
+        raise UserError(f"expected a model that can be copied; {type(error).__name__}: {error}") from error
 
 
 def _split(explained: list[Data], fitted: list[Data] | None) -> dict[str, tuple[list[Data], list[int]]]:
@@ -131,11 +148,12 @@ def _split(explained: list[Data], fitted: list[Data] | None) -> dict[str, tuple[
 
 
 def _listed(graphs: Any) -> list[Data]:
-    found = list(graphs) if isinstance(graphs, Iterable) and not isinstance(graphs, Data) else []
+    found = list(graphs) if isinstance(graphs, Iterable) and not isinstance(graphs, BaseData) else []
     wrong = [type(x).__name__ for x in found if not isinstance(x, Data)]
     if wrong or not found:
         got = f"{wrong[0]} in it" if wrong else "an empty one" if isinstance(graphs, list) else type(graphs).__name__
-        raise UserError(f"expected a list of torch_geometric.data.Data; got {got}")
+        advice = ": to explain nodes of one graph give nodes=[...]" if isinstance(graphs, BaseData) else ""
+        raise UserError(f"expected a list of torch_geometric.data.Data; got {got}{advice}")
     return found
 
 
@@ -163,7 +181,12 @@ def _hash(data: Data) -> bytes:
 
 
 @torch.no_grad()
-def _outputs(given: GraphModel, graphs: GraphBatch) -> Tensor:
+def outputs_of(given: GraphModel, graphs: GraphBatch) -> Tensor:
+    """Return a model's output on graphs, of a copy of it.
+
+    Raises:
+        UserError: when it raises, with what, or returns anything but a tensor.
+    """
     model: GraphModel = deepcopy(given)  # what it keeps of a pass is for the examination to find
     name, found = model.called, []
     for part in graphs.parts(MAX_EDGES):
