@@ -1,16 +1,15 @@
 """Fixtures of the tests of hostile files; a module that uses them names this one in ``pytest_plugins``."""
 
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hostile_helpers import TINY, Cli, Folder, assert_clear, guarded, tree
+from command_helpers import Command, exit_code
+from hostile_helpers import TINY, Folder, assert_clear, guarded, tree
 
-from attribench.cli import main
 from attribench.plugins.registry import METHODS, TASKS
 from attribench.running.pool import Workers
 from attribench.running.runner import Runner
@@ -26,23 +25,19 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run the command line in this process; return exit code, standard output and error."""
+def cli(command: Command) -> Command:
+    """Run the command line, which may not take much memory or time."""
     list(METHODS), list(TASKS)
-    monkeypatch.setenv("COLUMNS", "120")
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["attribench", *arguments])
-        with pytest.raises(SystemExit) as exit_info, guarded(1024):
-            main()
-        captured = capsys.readouterr()
-        return int(exit_info.value.code or 0), captured.out, captured.err
+        with guarded(1024):
+            return command(*arguments)
 
     return call
 
 
 @pytest.fixture
-def refused(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def refused(cli: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Assert that a command is refused with one clear line and does nothing; return the line."""
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -73,10 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setattr(sys, "argv", ["attribench", "run", *TINY])
-        with pytest.raises(SystemExit) as exit_info:
-            main()
-    assert exit_info.value.code == 0
+        assert exit_code("run", *TINY) == 0
     return root
 
 
@@ -87,7 +79,9 @@ def folder(finished: Path, tmp_path: Path) -> Folder:
 
 
 @pytest.fixture
-def made_again(cli: Cli, finished: Path, folder: Folder, caplog: pytest.LogCaptureFixture) -> Callable[[Path], None]:
+def made_again(
+    cli: Command, finished: Path, folder: Folder, caplog: pytest.LogCaptureFixture
+) -> Callable[[Path], None]:
     """Assert that the run says what is damaged, and gives what it gave before; and that the next has nothing to do."""
 
     def call(path: Path) -> None:

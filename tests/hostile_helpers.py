@@ -22,7 +22,6 @@ KEY = "0123456789abcdef" * 2
 SECONDS = 60
 MIB = 2**20
 
-Cli = Callable[..., tuple[int, str, str]]
 Change = Callable[[Any], object]
 
 

@@ -1,22 +1,18 @@
 """``bench`` runs, and writes a row for every figure that it promises."""
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from command_helpers import exit_code
 
-from attribench.cli import main
 from attribench.running.bench import Bench
 
 
 def test_bench_prints_and_writes_every_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bench, "seconds", _once)
     arguments = ["bench", "--methods", "integrated-gradients,graphmask,gate-values", "--graphs", "10", "--out"]
-    monkeypatch.setattr(sys, "argv", ["attribench", *arguments, str(tmp_path)])
-    with pytest.raises(SystemExit) as exit_info:
-        main()
-    assert exit_info.value.code == 0
+    assert exit_code(*arguments, str(tmp_path)) == 0
     rows = pd.read_csv(tmp_path / "bench.csv")
     assert list(rows) == ["method", "what", "ours", "other", "ratio", "peak_mib", "task", "device", "threads"]
     assert rows.groupby("method").size().to_dict() == {"graphmask": 2, "integrated-gradients": 3}

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from command_helpers import Command, exit_code
 
-from attribench.cli import main
 from attribench.plugins.method import Method
 from attribench.plugins.registry import METHODS, TASKS
 from attribench.storing.cells import CellStore
@@ -28,8 +26,6 @@ SETTINGS = {
     "information-bottleneck": ["steps=60"],
 }
 
-Cli = Callable[..., tuple[int, str, str]]
-
 
 def quick(*methods: str) -> list[str]:
     """Return the arguments that make methods quick on a small toy."""
@@ -37,32 +33,18 @@ def quick(*methods: str) -> list[str]:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """Run the command line in this process, in an empty folder; return exit code, standard output and error."""
+def cli(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Run the command line in an empty folder, without workers."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        here = ["--jobs", "0"] if arguments[0] == "run" else []
-        monkeypatch.setattr(sys, "argv", ["attribench", *arguments, *here])
-        with pytest.raises(SystemExit) as exit_info:
-            main()
-        captured = capsys.readouterr()
-        return int(exit_info.value.code or 0), captured.out, captured.err
-
-    return call
+    return lambda *arguments: command(*arguments, *(["--jobs", "0"] if arguments[0] == "run" else []))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a results folder of all methods on two seeds of a small toy, with its cache of models beside it."""
     root = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        arguments = ["run", "--methods", "all", "--task", "toy", "--seeds", "2", *quick(*SETTINGS)]
-        patch.setattr(sys, "argv", ["attribench", *arguments, "--out", str(root / "r"), "--cache-dir", str(root / "c")])
-        with pytest.raises(SystemExit) as exit_info:
-            main()
-    assert exit_info.value.code == 0
+    arguments = ["run", "--methods", "all", "--task", "toy", "--seeds", "2", *quick(*SETTINGS)]
+    assert exit_code(*arguments, "--out", str(root / "r"), "--cache-dir", str(root / "c")) == 0
     return root
 
 
@@ -126,7 +108,7 @@ def test_run_writes_every_file(finished: Path) -> None:
 
 
 def test_repeating_runs_no_method_and_gives_the_same_bytes(
-    copy: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    copy: Path, cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path.name: path.read_bytes() for path in (copy / "r").glob("*.csv")}
 
@@ -139,13 +121,13 @@ def test_repeating_runs_no_method_and_gives_the_same_bytes(
     assert {path.name: path.read_bytes() for path in (copy / "r").glob("*.csv")} == before
 
 
-def test_fresh_runs_give_the_same_csvs_but_for_costs(finished: Path, cli: Cli, tmp_path: Path) -> None:
+def test_fresh_runs_give_the_same_csvs_but_for_costs(finished: Path, cli: Command, tmp_path: Path) -> None:
     assert cli(*again(tmp_path, "--cache-dir", str(tmp_path / "fresh")))[0] == 0
     for name in ("scores", "per_graph", "layers", "tasks", "comparison"):
         assert (tmp_path / "r" / f"{name}.csv").read_bytes() == (finished / "r" / f"{name}.csv").read_bytes(), name
 
 
-def test_score_repeats_the_scoring_alone(copy: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_score_repeats_the_scoring_alone(copy: Path, cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (copy / "r" / "scores.csv").read_bytes()
     for path in (copy / "r").rglob("scores.*"):
         path.unlink()
@@ -157,7 +139,7 @@ def test_score_repeats_the_scoring_alone(copy: Path, cli: Cli, monkeypatch: pyte
     assert (copy / "r" / "scores.csv").read_bytes() == before
 
 
-def test_score_reads_the_stored_attributions(copy: Path, cli: Cli) -> None:
+def test_score_reads_the_stored_attributions(copy: Path, cli: Command) -> None:
     store, changed = CellStore(copy / "r"), 0
     for path in store.cells.glob("*/attributions.safetensors"):
         record = store.record(path.parent.name)
@@ -174,7 +156,9 @@ def test_score_reads_the_stored_attributions(copy: Path, cli: Cli) -> None:
     assert (scores["retained"] == 0).all()
 
 
-def test_a_failing_cell_is_a_row_and_the_others_go_on(copy: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_cell_is_a_row_and_the_others_go_on(
+    copy: Path, cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(self: Method, graphs: object) -> None:
         raise RuntimeError("no luck\nat all")
 
@@ -193,7 +177,7 @@ def test_a_failing_cell_is_a_row_and_the_others_go_on(copy: Path, cli: Cli, monk
     assert pd.read_csv(copy / "r" / "comparison.csv").set_index("method").loc["gnnexplainer", "cells"] == 0
 
 
-def test_a_method_that_changes_the_model_fails(copy: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_changes_the_model_fails(copy: Path, cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     attribute = METHODS["integrated-gradients"].attribute
 
     def tamper(self: Method, graphs: Any) -> Any:
@@ -206,7 +190,7 @@ def test_a_method_that_changes_the_model_fails(copy: Path, cli: Cli, monkeypatch
     assert "expected the model to be left as found" in reason
 
 
-def test_ctrl_c_keeps_what_was_finished(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_keeps_what_was_finished(cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(self: Method, graphs: object) -> None:
         raise KeyboardInterrupt
 
@@ -222,7 +206,7 @@ def test_ctrl_c_keeps_what_was_finished(cli: Cli, tmp_path: Path, monkeypatch: p
     assert cli(*arguments)[0] == 0
 
 
-def test_options_from_a_file_with_the_command_line_on_top(cli: Cli, tmp_path: Path) -> None:
+def test_options_from_a_file_with_the_command_line_on_top(cli: Command, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(
         '[run]\nmethods = "integrated-gradients"\nfirst-seed = 7\nout = "from-file"\n'
         "[toy]\ntrain = 400\nvalidation = 30\ntest = 20\ncolours = 4\nepochs = 1\n[graphmask]\nsteps = 9\n"
@@ -268,7 +252,7 @@ def test_options_from_a_file_with_the_command_line_on_top(cli: Cli, tmp_path: Pa
         (["check", "nothing"], ["expected a method or task among"]),
     ],
 )
-def test_bad_input_is_one_clear_line(cli: Cli, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+def test_bad_input_is_one_clear_line(cli: Command, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
     (tmp_path / "bad.toml").write_text("[run\n")
     (tmp_path / "unknown.toml").write_text("[run]\nsedes = 3\n")
     (tmp_path / "listed.toml").write_text("[run]\nmethods = [3]\n")
@@ -285,7 +269,7 @@ def test_bad_input_is_one_clear_line(cli: Cli, tmp_path: Path, arguments: list[s
     assert [path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in str(path)] == before
 
 
-def test_ctrl_c_asks_for_no_further_model(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_asks_for_no_further_model(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(self: Method, graphs: object) -> None:
         raise KeyboardInterrupt
 
@@ -297,6 +281,7 @@ def test_ctrl_c_asks_for_no_further_model(cli: Cli, monkeypatch: pytest.MonkeyPa
 
 PLUGIN = """
 import torch
+from command_helpers import Command, exit_code
 from attribench.plugins.method import Attribution, Method
 from attribench.plugins.registry import METHODS
 
@@ -325,7 +310,7 @@ class WrongBaseline(Base):
 """
 
 
-def test_a_bad_method_harms_itself_alone(copy: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_method_harms_itself_alone(copy: Path, cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     list(METHODS)
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     Path("bad.py").write_text(PLUGIN)
@@ -342,7 +327,7 @@ def test_a_bad_method_harms_itself_alone(copy: Path, cli: Cli, monkeypatch: pyte
 
 
 def test_score_runs_no_failed_cell_and_keeps_the_provenance(
-    copy: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    copy: Path, cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: Method, graphs: object) -> None:
         raise RuntimeError("no luck")
@@ -350,14 +335,13 @@ def test_score_runs_no_failed_cell_and_keeps_the_provenance(
     monkeypatch.setattr(METHODS["gnnexplainer"], "attribute", fail)
     cli(*again(copy, "--overwrite", "always", methods="gnnexplainer"))
     monkeypatch.undo()
-    monkeypatch.setenv("COLUMNS", "120")
     before = (copy / "r" / "run.json").read_bytes()
     assert cli("score", str(copy / "r"), "--cache-dir", str(copy / "c"))[0] == 1
     assert (copy / "r" / "run.json").read_bytes() == before
     assert set(pd.read_csv(copy / "r" / "scores.csv").query("method == 'gnnexplainer'")["status"]) == {"failed"}
 
 
-def test_a_damaged_record_is_run_again(copy: Path, cli: Cli) -> None:
+def test_a_damaged_record_is_run_again(copy: Path, cli: Command) -> None:
     before = (copy / "r" / "scores.csv").read_bytes()
     (copy / "r" / "scores.csv").unlink()
     store, damaged = CellStore(copy / "r"), set()
@@ -380,7 +364,7 @@ def test_published_figures_stand_beside_the_papers_settings_alone() -> None:
     assert toy(toy.Config(colours=7)).published() == {}
 
 
-def test_list_and_check(cli: Cli) -> None:
+def test_list_and_check(cli: Command) -> None:
     code, out, _ = cli("list", "methods")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == list(METHODS)
@@ -392,7 +376,7 @@ def test_list_and_check(cli: Cli) -> None:
     assert out.count("ok ") == 16
 
 
-def test_check_says_what_is_wrong(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_says_what_is_wrong(cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     list(METHODS)
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     (tmp_path / "mine.py").write_text(

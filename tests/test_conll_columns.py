@@ -3,16 +3,15 @@
 import importlib
 import logging
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command_helpers import Command
 
 from attribench.base.errors import UserError
-from attribench.cli import main
 from attribench.plugins.configs import make_config
 from attribench.plugins.registry import TASKS
 from attribench.plugins.task import TaskSeeds, Workshop, build_problem, without_cache
@@ -416,7 +415,7 @@ def test_files_with_other_labels_are_refused(
 def test_it_is_one_line_and_exit_code_2_before_anything_is_trained(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command,
     files: dict[str, str],
     message: str,
 ) -> None:
@@ -424,10 +423,8 @@ def test_it_is_one_line_and_exit_code_2_before_anything_is_trained(
     options = [word for split, name in FILES.items() for word in ("--set", f"srl.{split}_file={name}")]
     run = ["run", "--task", "srl-gnn", "--methods", "gate-values", "--data-dir", str(tmp_path), "--jobs", "0"]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["attribench", *run, *options, "--out", "r"])
-    with pytest.raises(SystemExit) as exit_info:
-        main()
-    assert exit_info.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    code, _, said = command(*run, *options, "--out", "r")
+    assert code == 2
+    (line,) = said.splitlines()
     assert message in line
     assert not (tmp_path / "r" / "cells").exists()

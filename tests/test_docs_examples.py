@@ -3,7 +3,6 @@
 import importlib
 import re
 import shlex
-import sys
 import tomllib
 from math import exp, log
 from pathlib import Path
@@ -13,22 +12,16 @@ import pandas as pd
 import pytest
 import torch
 import typer
+from command_helpers import exit_code
 from docs_helpers import PAGES, ROOT, SAVED, blocks, commands
-from helpers import WIDTH, random_batch
-from torch import Tensor, nn
-from torch_geometric.nn import MessagePassing
 
 from attribench.base.names import base_name
 from attribench.checking.methods import random_graphs
-from attribench.cli import app, main
+from attribench.cli import app
 from attribench.model import driver_list
-from attribench.model.gates import Gates
-from attribench.model.graphs import GraphBatch
-from attribench.model.model import GraphModel
-from attribench.model.output import GraphClassification, Output
+from attribench.model.output import Output
 from attribench.plugins.configs import parse_overrides, read_config
 from attribench.plugins.registry import METHODS, TASKS, load_plugin
-from attribench.plugins.task import SPLITS, Problem, Split
 from attribench.running.options import run_options
 from attribench.running.plan import Plan
 from attribench.running.planning import make_plan, read_study
@@ -54,13 +47,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["attribench", *arguments])
-    with pytest.raises(SystemExit) as exit_info:
-        main()
-    return int(exit_info.value.code or 0)
-
-
 def test_every_example_is_a_file_that_is_used_below_or_is_run() -> None:
     used = {"saliency.py", "red_edges.py", "counts.py", "missed.py", "matrix_layer.py", "my.toml"}
     used |= {"classifier.py", "nodes.py"}
@@ -84,15 +70,15 @@ def test_python_that_is_no_file_runs(page: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("folder")
-def test_the_method(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "check", "saliency", "--plugin", "saliency.py") == 0
+def test_the_method(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("check", "saliency", "--plugin", "saliency.py") == 0
     assert "FAILED" not in capsys.readouterr().out
     names = ["--methods", "saliency,integrated-gradients", "--task", "toy"]
-    assert run(monkeypatch, "run", "--plugin", "saliency.py", *names, *SMALL, "--cache-dir", "cache") == 0
+    assert exit_code("run", "--plugin", "saliency.py", *names, *SMALL, "--cache-dir", "cache") == 0
     scores = pd.read_csv("results/toy/scores.csv").query("kind == 'method'")
     assert set(scores["method"]) == {"saliency", "integrated-gradients"}
     assert (scores["auroc"] > 0.6).all()
-    assert run(monkeypatch, "score", "results/toy", "--plugin", "saliency.py", "--cache-dir", "cache") == 0
+    assert exit_code("score", "results/toy", "--plugin", "saliency.py", "--cache-dir", "cache") == 0
     made = {path.name for path in Path("results/toy").iterdir() if not path.name.startswith(".")}
     page = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
     told = re.findall(r"^\| `([\w./]+)` \| .*", page[page.index("| file | rows |") :], re.MULTILINE)[: len(made)]
@@ -100,22 +86,22 @@ def test_the_method(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("folder")
-def test_the_task(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "check", "red-edges", "--plugin", "red_edges.py") == 0
+def test_the_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("check", "red-edges", "--plugin", "red_edges.py") == 0
     assert "FAILED" not in capsys.readouterr().out
     arguments = ["--plugin", "red_edges.py", "--task", "red-edges", "--methods", "all", "--cache-dir", "cache"]
     for name in ("gnnexplainer", "graphmask-nonamortized", "information-bottleneck"):
         arguments += ["--set", f"{name}.steps=50"]
-    assert run(monkeypatch, "run", *arguments) == 0
+    assert exit_code("run", *arguments) == 0
     scores = pd.read_csv("results/red-edges/scores.csv").set_index("method")
     assert float(scores["f1"]["graphmask"]) > 0.95
     assert float(scores["unchanged_zero"]["gold"]) > 0.98  # the gold is what the model uses
 
 
 @pytest.mark.usefixtures("folder")
-def test_the_figure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_figure(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["--methods", "integrated-gradients", "--task", "toy"]
-    assert run(monkeypatch, "run", "--plugin", "missed.py", *names, *SMALL, "--cache-dir", "cache") == 0
+    assert exit_code("run", "--plugin", "missed.py", *names, *SMALL, "--cache-dir", "cache") == 0
     assert "missed: gold messages that are not retained" in " ".join(capsys.readouterr().out.split())
     scores = pd.read_csv("results/toy/scores.csv").set_index("method")
     assert list(scores["missed"]) == pytest.approx(list(1 - scores["recall"]), abs=1e-5)
@@ -140,54 +126,6 @@ def test_the_output(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert output.unchanged(two, two + torch.tensor([[0.1], [1.0]]), graphs).tolist() == [True, False]
     assert output.metric(two, torch.tensor([1, 4]), graphs) == 0.5
     assert output.classes(two, graphs) is None
-
-
-class SameSum(MessagePassing):
-    """The layer of the example, with a message for every edge."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, width, bias=False)
-
-    def forward(self, h: Tensor, edge_index: Tensor) -> Tensor:
-        out: Tensor = self.propagate(edge_index, x=self.linear(h))
-        return out
-
-    def message(self, x_j: Tensor) -> Tensor:
-        return x_j
-
-
-class TwoLayers(GraphModel):
-    """Two layers and a readout of every graph's sum."""
-
-    def __init__(self, layer: type[nn.Module]) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.ModuleList([layer(WIDTH), layer(WIDTH)])
-        self.readout = nn.Linear(WIDTH, 2)
-
-    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
-        h = graphs["x"]
-        for layer in self.layers:
-            h = layer(h, graphs.edge_index).tanh()
-        out: Tensor = self.readout(h.new_zeros(graphs.num_graphs, WIDTH).index_add(0, graphs.batch, h))
-        return out
-
-
-def test_the_kind_of_layer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(folder)
-    layer = importlib.import_module("matrix_layer").MatrixSum
-    graphs = random_batch([(4, 5), (2, 1), (5, 6), (3, 3)]).to(torch.float64)
-    z = torch.rand(2, graphs.num_edges, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    outputs = []
-    for kind in (layer, SameSum):
-        with Gates(TwoLayers(kind).double()) as gates:
-            recording = gates.record(graphs)
-            outputs.append(recording.forward(z))
-            outputs.append(recording.forward(z, [torch.ones(WIDTH).double(), torch.ones(4, 1).double()]))
-    torch.testing.assert_close(outputs[:2], outputs[2:], rtol=1e-12, atol=1e-12)
-    splits = {name: Split(random_batch([(4, 6)] * 10, i), torch.arange(10) % 2) for i, name in enumerate(SPLITS)}
-    assert Problem(TwoLayers(layer), GraphClassification(), splits).findings.num_layers == 2
 
 
 def test_the_file_of_options() -> None:
@@ -263,8 +201,8 @@ CHEAP = sorted(line for line in LISTS if "--card" not in line)
 
 
 @pytest.mark.parametrize("line", CHEAP)
-def test_lists_are_printed(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, *shlex.split(line, comments=True)[3:]) == 0
+def test_lists_are_printed(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(*shlex.split(line, comments=True)[3:]) == 0
     assert capsys.readouterr().out.strip()
 
 

@@ -5,13 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from docs_helpers import SAVED
 from helpers import WIDTH, random_batch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from torch_geometric.nn import FastRGCNConv, GraphConv, MessagePassing, RGCNConv
 
-from attribench.model.call import Call
-from attribench.model.driver import Driver, Session
 from attribench.model.driver_list import DRIVERS, driver_of, layers_without_messages
 from attribench.model.gates import Gates, UnsupportedModelError
 from attribench.model.graphs import GraphBatch
@@ -19,71 +17,31 @@ from attribench.model.integrity import differences, fingerprint
 from attribench.model.model import GraphModel
 from attribench.model.output import GraphClassification
 from attribench.model.pyg import PyGDriver
-from attribench.model.recording import filled
 from attribench.model.relational import RelationalDriver
 from attribench.plugins.configs import make_config
 from attribench.plugins.method import Subject
 from attribench.plugins.registry import METHODS
+from attribench.plugins.task import SPLITS, Problem, Split
 
 
-class MatrixSum(nn.Module):
-    """Sums neighbours by a dense matrix of gates ``(N, N)``, and cooperates: it takes the gates as an argument."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(WIDTH, WIDTH, bias=False)
-
-    def forward(self, h: Tensor, edge_index: Tensor, z: Tensor | None = None) -> Tensor:
-        z = h.new_ones(edge_index.shape[1]) if z is None else z
-        matrix = h.new_zeros(len(h), len(h)).index_put((edge_index[1], edge_index[0]), z, accumulate=True)
-        return matrix @ self.linear(h)  # type: ignore[no-any-return]
+def example() -> tuple[Any, Any]:
+    """Return the pages' layer without messages and its driver, as if they were defined here."""
+    names: dict[str, Any] = {"__name__": __name__}
+    before = list(DRIVERS)
+    exec(compile(SAVED["matrix_layer.py"], "matrix_layer.py", "exec"), names)
+    DRIVERS[:] = before
+    return names["MatrixSum"], names["MatrixDriver"]
 
 
-class MatrixDriver(Driver):
-    """Hands the gates to the layer, and adds what the baselines sum to."""
-
-    layer: MatrixSum
-    sends_vectors = False
-
-    def __init__(self, layer: nn.Module, session: Session) -> None:
-        super().__init__(layer, session)
-        self.addition: Tensor | None = None
-
-    def attach(self, handles: list[RemovableHandle]) -> None:
-        handles.append(self.layer.register_forward_pre_hook(self.before))
-        handles.append(self.layer.register_forward_hook(self.after, prepend=True))
-
-    def silence(self, handles: list[RemovableHandle]) -> None:
-        def closed(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            h, edges = args[:2]
-            return h, edges, h.new_zeros(edges.shape[1])
-
-        handles.append(self.layer.register_forward_pre_hook(closed))
-
-    def before(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        current, (h, edges) = self.session.current, args
-        if current is None:
-            return None
-        if current.recording is None:
-            current.calls.append(Call(None, h, h, edges[0], edges[1], WIDTH))
-            return None
-        z, b = current.recording.closing(current.next_layer(current.recording), current.gates, current.baselines)
-        self.addition = None
-        if z is not None and b is not None:
-            self.addition = torch.zeros_like(h).index_add(0, edges[1], filled(z, b, (WIDTH,)).expand(-1, WIDTH))
-        return h, edges, z
-
-    def after(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        addition, self.addition = self.addition, None
-        return output if addition is None else output + addition
+MatrixSum, MatrixDriver = example()
 
 
 class SameSum(MessagePassing):
     """The same layer, with a message for every edge."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        self.linear = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.linear = nn.Linear(width, width, bias=False)
 
     def forward(self, h: Tensor, edge_index: Tensor) -> Tensor:
         out: Tensor = self.propagate(edge_index, x=self.linear(h))
@@ -99,7 +57,7 @@ class Model(GraphModel):
     def __init__(self, layer: type[nn.Module]) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.ModuleList([layer(), layer()])
+        self.layers = nn.ModuleList([layer(WIDTH), layer(WIDTH)])
         self.readout = nn.Linear(WIDTH, 2)
 
     def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
@@ -130,21 +88,15 @@ def test_the_first_type_that_matches_drives_the_layer(monkeypatch: pytest.Monkey
     assert driver_of(GraphConv(2, 2)) is PyGDriver
     assert driver_of(nn.Linear(2, 2)) is None
 
-    class Both(MatrixSum, SameSum):
-        pass
-
-    class Never(MatrixDriver):
-        @classmethod
-        def fits(cls, layer: nn.Module) -> bool:
-            return False
-
+    both = type("Both", (MatrixSum, SameSum), {})
+    never = type("Never", (MatrixDriver,), {"fits": classmethod(lambda *_: False)})
     for entries, expected in (
         ([(MatrixSum, MatrixDriver), *DRIVERS], MatrixDriver),
         ([*DRIVERS, (MatrixSum, MatrixDriver)], PyGDriver),
-        ([(MatrixSum, Never), *DRIVERS], PyGDriver),
+        ([(MatrixSum, never), *DRIVERS], PyGDriver),
     ):
         monkeypatch.setattr(sys.modules[driver_of.__module__], "DRIVERS", entries)
-        assert driver_of(Both()) is expected
+        assert driver_of(both(WIDTH)) is expected
 
 
 @pytest.mark.usefixtures("matrices")
@@ -189,3 +141,9 @@ def test_methods_say_whether_they_read_messages(name: str, graphs: GraphBatch) -
         found.append(one.attribute(graphs).scores)
     if name != "graphmask":  # whose gates read the messages where there are any
         torch.testing.assert_close(*found, rtol=0, atol=1e-8)
+
+
+@pytest.mark.usefixtures("matrices")
+def test_a_model_of_such_layers_is_found_sound() -> None:
+    splits = {name: Split(random_batch([(4, 6)] * 10, i), torch.arange(10) % 2) for i, name in enumerate(SPLITS)}
+    assert Problem(Model(MatrixSum), GraphClassification(), splits).findings.num_layers == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from command_helpers import Command, exit_code
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Data
@@ -43,7 +43,6 @@ from attribench import (
     generator,
 )
 from attribench.checking.methods import check_plugin
-from attribench.cli import main
 from attribench.model.gates import Gates
 from attribench.model.integrity import differences, fingerprint
 from attribench.plugins.task import SPLITS
@@ -791,29 +790,16 @@ class Sound(Task):
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_refused_problem_is_one_line_and_the_others_go_on(
-    again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     list(TASKS)
     monkeypatch.setattr(TASKS, "_entries", {**TASKS._entries, "broken": Broken, "sound": Sound})
-    arguments = [
-        "run",
-        "--task",
-        "broken,sound",
-        "--methods",
-        "erasure-greedy",
-        "--jobs",
-        "0",
-        "--out",
-        str(tmp_path / "r"),
-    ]
-    monkeypatch.setattr(sys, "argv", ["attribench", *arguments, "--cache-dir", str(tmp_path / "c")])
+    arguments = ["run", "--task", "broken,sound", "--methods", "erasure-greedy", "--jobs", "0"]
     for _ in range(1 + again):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert ended.value.code == 2
+        code, _, said = command(*arguments, "--out", str(tmp_path / "r"), "--cache-dir", str(tmp_path / "c"))
+        assert code == 2
     line = "broken: split 'test', graph 5: expected finite outputs; got -inf: mend the model"
-    assert f"error: {line}" in capsys.readouterr().err
+    assert f"error: {line}" in said
     scores = pd.read_csv(tmp_path / "r" / "scores.csv").query("kind == 'method'").set_index("task")
     assert scores.loc["broken", "status"] == "skipped"
     assert scores.loc["broken", "reason"] == line.removeprefix("broken: ")
@@ -848,10 +834,7 @@ def test_data_that_are_not_the_same_every_time_are_refused(
     for number, methods in enumerate(("erasure-greedy", "erasure-greedy,integrated-gradients")):
         out = tmp_path / ("r" if not cached else f"r{number}")
         arguments = ["--task", "drifts", "--methods", methods, "--jobs", "0", "--out", str(out)]
-        monkeypatch.setattr(sys, "argv", ["attribench", "run", *arguments, "--cache-dir", str(tmp_path / "c")])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        codes.append(ended.value.code)
+        codes.append(exit_code("run", *arguments, "--cache-dir", str(tmp_path / "c")))
     assert codes == [0, 2 if cached else 1]
     scores = pd.read_csv(out / "scores.csv").query("kind == 'method'").set_index("method")
     assert "to make the same data every time" in str(scores.loc["integrated-gradients", "reason"])

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from command_helpers import Command
 
 from attribench.base.closure import code_digest
-from attribench.cli import main
 
 SMALL = [
     *("--set", "toy.train=100", "--set", "toy.validation=12", "--set", "toy.test=10", "--set", "toy.colours=3"),
@@ -34,18 +34,13 @@ Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Run:
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str]:
         options = ["--jobs", "0", "--randomised-graphs", "0", "--cache-dir", "c"]
-        monkeypatch.setattr(
-            "sys.argv", ["attribench", "run", *arguments, *(options if "--jobs" not in arguments else [])]
-        )
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), capsys.readouterr().err
+        code, _, said = command("run", *arguments, *(options if "--jobs" not in arguments else []))
+        return code, said
 
     return call
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_helpers import Command
 from hostile_helpers import (
     FILES,
     TINY,
     Change,
-    Cli,
     Folder,
     assert_clear,
     each,
@@ -280,13 +280,13 @@ def test_what_cannot_be_what_the_run_wrote_is_made_again(
     made_again(folder.cell if file in ("record", "attributions") else folder.file(file).parent)
 
 
-def test_more_layers_than_the_problem_has_end_no_report(folder: Folder, cli: Cli) -> None:
+def test_more_layers_than_the_problem_has_end_no_report(folder: Folder, cli: Command) -> None:
     folder.change("scores", lambda scores: scores["rows"][0]["layers"].append({"layer": 1}))
     assert cli("run", *TINY)[0] in (0, 1)
 
 
 def test_score_names_what_is_damaged_and_runs_no_method(
-    folder: Folder, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    folder: Folder, cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(METHODS["integrated-gradients"], "attribute", None)
     for name in ("a pickle", "an archive of pickled objects", "a trillion numbers", "nothing"):
@@ -303,7 +303,7 @@ def test_score_names_what_is_damaged_and_runs_no_method(
 
 @pytest.mark.parametrize("field", ["status", "reason"])
 @pytest.mark.parametrize("text", ["\x1b[2J\x1b]0;evil\x07", "two\nlines", "\ud800"])
-def test_what_a_record_says_cannot_drive_the_terminal(folder: Folder, cli: Cli, field: str, text: str) -> None:
+def test_what_a_record_says_cannot_drive_the_terminal(folder: Folder, cli: Command, field: str, text: str) -> None:
     folder.change("record", lambda record: record.update({"status": "failed", field: text}))
     code, out, err = cli("score", "r", "--cache-dir", "c")
     assert code in (1, 2)
@@ -314,7 +314,7 @@ def test_what_a_record_says_cannot_drive_the_terminal(folder: Folder, cli: Cli, 
 # Links: what is written lands in the folder that was given.
 
 
-def test_a_cell_that_is_a_link_is_replaced(folder: Folder, precious: Path, cli: Cli) -> None:
+def test_a_cell_that_is_a_link_is_replaced(folder: Folder, precious: Path, cli: Command) -> None:
     shutil.rmtree(folder.cell)
     folder.cell.symlink_to(precious)
     assert cli("run", *TINY)[0] == 0
@@ -326,7 +326,7 @@ def test_a_cell_that_is_a_link_is_replaced(folder: Folder, precious: Path, cli: 
 @pytest.mark.parametrize("name", ["cell", "problem"])
 @pytest.mark.parametrize("arguments", [["run", *TINY], ["score", "r", "--cache-dir", "c"]])
 def test_nothing_is_written_through_a_link_to_another_cell(
-    folder: Folder, tmp_path: Path, cli: Cli, arguments: list[str], name: str, scored: bool
+    folder: Folder, tmp_path: Path, cli: Command, arguments: list[str], name: str, scored: bool
 ) -> None:
     path, elsewhere = {"cell": folder.cell, "problem": folder.problem}[name], tmp_path / "elsewhere"
     shutil.move(path, elsewhere)
@@ -344,7 +344,7 @@ def test_nothing_is_written_through_a_link_to_another_cell(
         assert name == "problem" or (path / "record.json").is_file()
 
 
-def test_a_cell_that_is_a_link_to_nowhere_is_replaced(folder: Folder, tmp_path: Path, cli: Cli) -> None:
+def test_a_cell_that_is_a_link_to_nowhere_is_replaced(folder: Folder, tmp_path: Path, cli: Command) -> None:
     shutil.rmtree(folder.cell)
     folder.cell.symlink_to(tmp_path / "nowhere")
     assert cli("run", *TINY)[0] == 0
@@ -353,7 +353,7 @@ def test_a_cell_that_is_a_link_to_nowhere_is_replaced(folder: Folder, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["cell", "problem"])
-def test_scores_that_are_a_link_are_replaced(folder: Folder, precious: Path, cli: Cli, name: str) -> None:
+def test_scores_that_are_a_link_are_replaced(folder: Folder, precious: Path, cli: Command, name: str) -> None:
     path = {"cell": folder.cell, "problem": folder.problem}[name] / "scores"
     shutil.rmtree(path)
     path.symlink_to(precious)
@@ -361,7 +361,7 @@ def test_scores_that_are_a_link_are_replaced(folder: Folder, precious: Path, cli
     assert not path.is_symlink()
 
 
-def test_views_that_are_links_are_replaced(folder: Folder, precious: Path, cli: Cli) -> None:
+def test_views_that_are_links_are_replaced(folder: Folder, precious: Path, cli: Command) -> None:
     for name in ("run.json", "scores.csv", "per_graph.csv"):
         (folder.run / name).unlink()
         (folder.run / name).symlink_to(precious / "scores.csv")
@@ -369,7 +369,7 @@ def test_views_that_are_links_are_replaced(folder: Folder, precious: Path, cli: 
     assert not any(path.is_symlink() for path in folder.run.iterdir())
 
 
-def test_a_model_that_is_a_link_is_replaced(folder: Folder, precious: Path, cli: Cli) -> None:
+def test_a_model_that_is_a_link_is_replaced(folder: Folder, precious: Path, cli: Command) -> None:
     shutil.rmtree(folder.model)
     folder.unscored()
     folder.model.symlink_to(precious)
@@ -393,7 +393,7 @@ def test_a_log_is_added_to_no_other_file(folder: Folder, precious: Path, put: Ca
 @pytest.mark.parametrize("put", [None, pipe, endless, Path.mkdir, loop])
 @pytest.mark.parametrize("lock", ["cell", "model"])
 def test_a_lock_that_is_no_lock_is_one_clear_line(
-    folder: Folder, precious: Path, cli: Cli, lock: str, put: Callable[[Path], None] | None
+    folder: Folder, precious: Path, cli: Command, lock: str, put: Callable[[Path], None] | None
 ) -> None:
     path = folder.run / ".locks" / f"{folder.cell.name}.lock"
     if lock == "model":

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_helpers import Command
 from hostile_helpers import (
     KEY,
     PICKLE,
     TEXTS,
     Change,
-    Cli,
     Folder,
     assert_clear,
     endless,
@@ -109,7 +109,7 @@ def test_score_runs_no_plugin_because_a_file_says_so(
         assert "give each with --plugin if you trust it" in refused("score", "r", "--cache-dir", "c")
 
 
-def test_score_runs_the_plugins_that_are_named(folder: Folder, cli: Cli) -> None:
+def test_score_runs_the_plugins_that_are_named(folder: Folder, cli: Command) -> None:
     Path("mine.py").write_text("from pathlib import Path\nPath('imported').mkdir()\n")
     run = json.loads((folder.run / "run.json").read_bytes())
     run["runs"][0]["plan"]["plugins"] = ["mine.py"]

@@ -6,32 +6,17 @@ import io
 import json
 import re
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_helpers import Command, exit_code
 
 from attribench.api import dry_run, unused
 from attribench.base.errors import UserError
-from attribench.cli import main
 
-Cli = Callable[..., tuple[int, str, str]]
 SIZES = ("train=100", "epochs=1", "test=20", "validation=20")
 TOY = ["--task", "toy", *(text for size in SIZES for text in ("--set", f"toy.{size}"))]
 RUN = ["run", *TOY, "--methods", "integrated-gradients,gate-values", "--out", "r", "--cache-dir", "c", "--jobs", "0"]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["attribench", *arguments])
-        with pytest.raises(SystemExit) as exit_info:
-            main()
-        captured = capsys.readouterr()
-        return int(exit_info.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("outlook")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        patch.setattr(sys, "argv", ["attribench", *RUN])
-        with pytest.raises(SystemExit):
-            main()
+        assert exit_code(*RUN) == 0
     return place
 
 
@@ -58,29 +41,30 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_dry_run_says_what_is_there_and_what_would_run_and_why(
-    place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = tree(place)
-    code, out, _ = cli(*RUN, "--dry-run")
+    code, out, _ = command(*RUN, "--dry-run")
     assert code == 0
     assert out.splitlines() == [
         "toy · integrated-gradients · seed 0: is there",
         "toy · gate-values · seed 0: is there",
         "r: 2 of 2 cells are there; 0 would run",
     ]
-    code, out, _ = cli(*RUN, "--dry-run", "--seeds", "2", "--overwrite", "always")
+    code, out, _ = command(*RUN, "--dry-run", "--seeds", "2", "--overwrite", "always")
     assert "toy · integrated-gradients · seed 1: would run: it was never run here" in out
     assert "toy · integrated-gradients · seed 0: would run: it ended as ok" in out
     assert re.search(r"0 of 4 cells are there; 4 would run, about \d+\.\d s in all and \d+\.\d\d MB by what", out)
     assert "of 2 it is not known how long they take" in out  # gate values were skipped, which says nothing of seconds
     with monkeypatch.context() as patch:
         patch.setattr("attribench.running.keys.library_versions", lambda: {"torch": "2.99"})
-        code, out, _ = cli(*RUN, "--dry-run")
+        code, out, _ = command(*RUN, "--dry-run")
     assert "seed 0: would run: of what decides it, this changed: versions" in out
-    code, out, err = cli(*RUN, "--dry-run", "--threads", "2")
+    code, out, err = command(*RUN, "--dry-run", "--threads", "2")
     assert (code, out) == (2, "")
     assert "expected one configuration of toy in r; it was run there with threads=1, and now threads=2" in err
-    assert cli("run", "--dry-run", "--task", "toy", "--out", "nowhere", "--methods", "gate-values")[1].splitlines() == [
+    _, out, _ = command("run", "--dry-run", "--task", "toy", "--out", "nowhere", "--methods", "gate-values")
+    assert out.splitlines() == [
         "toy · gate-values · seed 0: would run: it was never run here",
         "nowhere: 0 of 1 cells are there; 1 would run, it is not known how long",
     ]
@@ -98,19 +82,19 @@ def test_what_has_to_be_scored_again_is_said(place: Path) -> None:
 
 
 def test_what_no_plan_uses_is_removed_when_that_is_confirmed(
-    place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cli("clean", "r", "--models", "--cache-dir", "c", "--yes")[2] == "nothing is unused\n"
+    assert command("clean", "r", "--models", "--cache-dir", "c", "--yes")[2] == "nothing is unused\n"
     other, model = place / "r" / "cells" / ("0" * 32), place / "c" / "models" / ("1" * 32)
     for folder in (other, model, place / "r" / "cells" / "mine"):
         folder.mkdir()
         (folder / "file").write_bytes(bytes(1_000_000))
     before = tree(place)
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    code, out, _ = cli("clean", "r")
+    code, out, _ = command("clean", "r")
     assert (code, out.strip()) == (130, f"r/cells/{'0' * 32}  1.00 MB")
     assert tree(place) == before
-    code, out, err = cli("clean", "r", "--models", "--cache-dir", "c", "--yes")
+    code, out, err = command("clean", "r", "--models", "--cache-dir", "c", "--yes")
     assert code == 0
     assert len(out.splitlines()) == 2
     assert err == "removed 2 entries\n"
@@ -130,20 +114,20 @@ def test_runs_of_plugins_that_are_not_named_are_kept(place: Path) -> None:
         unused(["nowhere"])
 
 
-def test_the_version_and_everything_there_is_are_told(cli: Cli) -> None:
-    assert cli("--version")[1] == "attribench 0.1.0\n"
-    listed = cli("list")[1].splitlines()
+def test_the_version_and_everything_there_is_are_told(command: Command) -> None:
+    assert command("--version")[1] == "attribench 0.1.0\n"
+    listed = command("list")[1].splitlines()
     assert listed[0] == "methods:"
     assert "tasks:" in listed
     assert any(line.startswith("graphmask ") for line in listed)
 
 
-def test_where_there_is_no_terminal_every_cell_that_runs_is_a_line(place: Path, cli: Cli) -> None:
+def test_where_there_is_no_terminal_every_cell_that_runs_is_a_line(place: Path, command: Command) -> None:
     shutil.rmtree(place / "r")
-    _, _, err = cli(*RUN)
+    _, _, err = command(*RUN)
     assert err.splitlines() == [
         "[1/2] toy · integrated-gradients · seed 0: ok",
         "[2/2] toy · gate-values · seed 0: skipped",
         "wrote r",
     ]
-    assert cli(*RUN)[2] == "wrote r\n"
+    assert command(*RUN)[2] == "wrote r\n"

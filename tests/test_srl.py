@@ -3,18 +3,17 @@
 import importlib
 import os
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command_helpers import Command
 from torch import Tensor
 
 from attribench.base.errors import UserError
 from attribench.base.reading import checksums
-from attribench.cli import main
 from attribench.model.gates import Gates
 from attribench.model.graphs import GraphBatch
 from attribench.plugins.configs import make_config
@@ -343,7 +342,7 @@ def test_training_predicates_are_a_sample_and_nothing_else_is_known(tmp_path: Pa
 def test_a_bad_file_is_one_line_on_the_command_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command,
     file: str,
     text: str,
     message: str,
@@ -358,11 +357,9 @@ def test_a_bad_file_is_one_line_on_the_command_line(
     files += ["--set", "srl.vectors_file=glove.txt"]
     arguments = ["run", "--task", "srl-gnn", "--methods", "gate-values", "--data-dir", str(tmp_path), *files]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["attribench", *arguments, "--jobs", "0", "--out", "r"])
-    with pytest.raises(SystemExit) as exit_info:
-        main()
-    assert exit_info.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    code, _, said = command(*arguments, "--jobs", "0", "--out", "r")
+    assert code == 2
+    (line,) = said.splitlines()
     assert re.search(message, line)
     assert not (tmp_path / "r" / "cells").exists()
 

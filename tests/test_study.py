@@ -3,26 +3,18 @@
 import math
 import re
 import shutil
-import sys
 import tomllib
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from command_helpers import Command, exit_code
 
 from attribench.base.errors import UserError
-from attribench.cli import main
 from attribench.plugins.registry import METHODS, TASKS
 from attribench.telling import cards as study
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "toy"
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["attribench", *arguments])
-    with pytest.raises(SystemExit) as exit_info:
-        main()
-    return int(exit_info.value.code or 0)
 
 
 def test_a_study_is_several_runs_whose_small_files_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +25,7 @@ def test_a_study_is_several_runs_whose_small_files_are_kept(tmp_path: Path, monk
         f'[two]\ntask = "toy[{options}]"\nmethods = ["erasure", "integrated-gradients[steps=3]"]\n'
         "randomised-graphs = 0\n"
     )
-    assert run(monkeypatch, "study", "mine.toml", "--out", "kept", "--cache-dir", "cache", "--jobs", "0") == 0
+    assert exit_code("study", "mine.toml", "--out", "kept", "--cache-dir", "cache", "--jobs", "0") == 0
     kept = sorted(str(path.relative_to("kept")) for path in Path("kept").rglob("*") if path.is_file())
     assert kept == [f"{name}/{view}.csv" for name in ("one", "two") for view in sorted(study.KEPT)]
     one, two = (pd.read_csv(f"kept/{name}/scores.csv") for name in ("one", "two"))
@@ -43,11 +35,9 @@ def test_a_study_is_several_runs_whose_small_files_are_kept(tmp_path: Path, monk
     assert set(one["task"]) == {f"toy[{options}]"}
 
 
-def test_the_toys_card_says_what_the_reference_files_say(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "list", "tasks", "toy", "--card") == 0
-    card = capsys.readouterr().out
+def test_the_toys_card_says_what_the_reference_files_say(command: Command) -> None:
+    code, card, _ = command("list", "tasks", "toy", "--card")
+    assert code == 0
     comparison = pd.read_csv(REFERENCE / "methods" / "comparison.csv")
     rows = comparison.query("task == 'toy' and kind == 'method' and cells > 0")
     assert len(rows) >= 7
@@ -110,9 +100,10 @@ def test_a_card_of_half_a_study_says_which_file_is_missing(tmp_path: Path, monke
         TASKS["toy"]().card()
 
 
-def test_cards_are_of_named_tasks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "list", "methods", "--card") == 2
-    assert "expected --card with names of tasks" in capsys.readouterr().err
+def test_cards_are_of_named_tasks(command: Command) -> None:
+    code, _, said = command("list", "methods", "--card")
+    assert code == 2
+    assert "expected --card with names of tasks" in said
 
 
 @pytest.mark.parametrize("name", ["toy", "layers", "srl"])

@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from command_helpers import Command
 
 from attribench.base.errors import UserError
 from attribench.base.names import split_names
 from attribench.checking.methods import ContractModel, random_graphs
-from attribench.cli import main
 from attribench.model.integrity import shuffled
 from attribench.plugins.configs import variant_options
 from attribench.plugins.method import Method
 from attribench.plugins.registry import METHODS, TASKS
 from attribench.running.plan import Plan
 
-Cli = Callable[..., tuple[int, str, str]]
 # Trained for a moment: some predictions hang on several messages.
 SMALL = [
     *("--set", "toy.train=200", "--set", "toy.validation=30", "--set", "toy.test=30", "--set", "toy.colours=3"),
@@ -139,22 +137,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, cache: Path) -> Cli:
-    """Run the command line in this process, in an empty folder with plugins; return code, output and error."""
+def cli(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> Command:
+    """Run the command line in an empty folder with plugins, without workers."""
     list(METHODS)
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
     (tmp_path / "plugins.py").write_text(PLUGINS)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         more = ["--plugin", "plugins.py", "--cache-dir", str(cache)] if arguments[0] in ("run", "score") else []
         more += ["--jobs", "0"] if arguments[0] == "run" else []
-        monkeypatch.setattr(sys, "argv", ["attribench", *arguments, *more])
-        with pytest.raises(SystemExit) as exit_info:
-            main()
-        captured = capsys.readouterr()
-        return int(exit_info.value.code or 0), captured.out, captured.err
+        return command(*arguments, *more)
 
     return call
 
@@ -171,7 +164,7 @@ def rows(name: str, method: str) -> list[dict[Any, Any]]:
 VARIANTS = ["gnnexplainer[steps=5]", "gnnexplainer[steps=6,learning_rate=0.1]"]
 
 
-def test_variants_have_rows_of_their_own(cli: Cli) -> None:
+def test_variants_have_rows_of_their_own(cli: Command) -> None:
     code, _, _ = cli("run", "--methods", ",".join(VARIANTS), *SMALL, "--out", "r", "--randomised-graphs", "5")
     assert code == 0
     scores = read("scores")
@@ -189,7 +182,7 @@ def test_variants_have_rows_of_their_own(cli: Cli) -> None:
     assert sorted(r["content"]["method_config"]["steps"] for r in records) == [5, 6]
 
 
-def test_the_printed_table_tells_variants_apart(cli: Cli) -> None:
+def test_the_printed_table_tells_variants_apart(cli: Command) -> None:
     _, out, _ = cli("run", "--methods", ",".join(VARIANTS), *SMALL, "--out", "r", "--randomised-graphs", "0")
     assert "gnnexplainer[steps=5]" in out
     assert "gnnexplainer[steps=6" in out
@@ -211,7 +204,7 @@ def test_the_printed_table_tells_variants_apart(cli: Cli) -> None:
         ("erasure-greedy[steps=5]", ["expected an option of erasure-greedy", "it has no options"]),
     ],
 )
-def test_a_bad_variant_is_one_clear_line(cli: Cli, tmp_path: Path, name: str, words: list[str]) -> None:
+def test_a_bad_variant_is_one_clear_line(cli: Command, tmp_path: Path, name: str, words: list[str]) -> None:
     code, out, err = cli("run", "--methods", name, *SMALL, "--out", "r")
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
@@ -236,7 +229,7 @@ PARTIAL = [
 ]
 
 
-def test_partial_cells_end_to_end(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_cells_end_to_end(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = cli(*PARTIAL, "--out", "r")
     assert code == 0
     complete, partial = rows("scores", "erasure")
@@ -285,7 +278,7 @@ def test_partial_cells_end_to_end(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
     assert {path.name: path.read_bytes() for path in Path("r").glob("*.csv")} == before
 
 
-def test_more_budget_finishes_what_was_partial(cli: Cli) -> None:
+def test_more_budget_finishes_what_was_partial(cli: Command) -> None:
     arguments = [argument.replace("budget=14", "budget=5000") for argument in PARTIAL]
     assert cli(*arguments, "--out", "r", "--first-seed", "1", "--seeds", "1", "--randomised-graphs", "0")[0] == 0
     assert read("scores").query("method == 'erasure'")["status"].tolist() == ["ok"]
@@ -294,7 +287,7 @@ def test_more_budget_finishes_what_was_partial(cli: Cli) -> None:
     assert max(sizes) > 1
 
 
-def test_a_method_that_is_not_made_for_these_graphs_is_skipped_with_its_reason(cli: Cli) -> None:
+def test_a_method_that_is_not_made_for_these_graphs_is_skipped_with_its_reason(cli: Command) -> None:
     code, out, _ = cli("run", "--methods", "erasure", *SMALL, "--set", "erasure.budget=1", "--seeds", "2", "--out", "r")
     assert code == 0
     found = {row["data_seed"]: row["status"] for row in rows("scores", "erasure")}
@@ -303,7 +296,7 @@ def test_a_method_that_is_not_made_for_these_graphs_is_skipped_with_its_reason(c
     assert "within 1 subsets each; erasure-greedy is its approximation" in " ".join(out.split())
 
 
-def test_a_cell_that_finished_no_graph_has_no_scores(cli: Cli) -> None:
+def test_a_cell_that_finished_no_graph_has_no_scores(cli: Command) -> None:
     assert cli("run", "--methods", "nothing", *SMALL, "--out", "r", "--randomised-graphs", "0")[0] == 0
     (row,) = rows("scores", "nothing")
     assert (row["status"], row["coverage"]) == ("partial", 0)
@@ -340,7 +333,7 @@ def test_shuffling_is_decided_by_the_seed(model: ContractModel) -> None:
     assert not torch.equal(first["readout.weight"], other["readout.weight"])
 
 
-def test_a_method_that_ignores_the_model_correlates_perfectly(cli: Cli) -> None:
+def test_a_method_that_ignores_the_model_correlates_perfectly(cli: Command) -> None:
     arguments = ["run", "--methods", "blind,same,integrated-gradients", *SMALL, "--out", "r"]
     assert cli(*arguments)[0] == 0
     names = ("blind", "same", "integrated-gradients", "gold")
@@ -352,7 +345,7 @@ def test_a_method_that_ignores_the_model_correlates_perfectly(cli: Cli) -> None:
     assert rows("comparison", "blind")[0]["randomisation_correlation_mean"] == 1
 
 
-def test_without_randomised_graphs_there_is_no_such_column(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_randomised_graphs_there_is_no_such_column(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     attribute = METHODS["integrated-gradients"].attribute
 
@@ -374,7 +367,7 @@ def test_without_randomised_graphs_there_is_no_such_column(cli: Cli, monkeypatch
     assert "randomisation_correlation" in read("scores")
 
 
-def test_graphs_unfinished_for_shuffled_weights_are_not_compared(cli: Cli) -> None:
+def test_graphs_unfinished_for_shuffled_weights_are_not_compared(cli: Command) -> None:
     """Half of the graphs are finished for the shuffled model, with equal scores; the others' scores mean nothing."""
     assert cli("run", "--methods", "once-only", *SMALL, "--out", "r")[0] == 0
     (row,) = rows("scores", "once-only")
