@@ -14,16 +14,16 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from command_helpers import exit_code
 
 from attribench import METHODS, TASKS, TaskSeeds, UserError, Workshop
 from attribench.base import closure
 from attribench.base.closure import code_digest, modules_reached, plugin_modules
 from attribench.base.pieces import Cell
 from attribench.base.reading import files_read, refuse_undeclared, unwatched
-from attribench.cli import main
 from attribench.explaining.job import Job
 from attribench.plugins.configs import make_config
-from attribench.plugins.registry import load_plugin
+from attribench.plugins.registry import load_plugin, read_while_imported
 from attribench.plugins.task import build_problem, without_cache
 from attribench.running.keys import score_key
 from attribench.scoring import scorers
@@ -326,15 +326,13 @@ def test_an_edited_plugin_runs_anew_and_an_unedited_one_does_not(
         there = set((tmp_path / "r" / "cells").glob("*"))
         arguments = ["run", "--plugin", "p.py", "--task", "mine", "--methods", "erasure-greedy", "--jobs", "0"]
         arguments += ["--randomised-graphs", "0", "--out", "r", "--cache-dir", "c"]
-        monkeypatch.setattr(sys, "argv", ["attribench", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = exit_code(*arguments)
         new = set((tmp_path / "r" / "cells").glob("*")) - there
         edges_seen = pd.read_csv("r/per_graph.csv").query("method == 'erasure-greedy'")["edges"].iloc[0]
         tasks = pd.read_csv("r/tasks.csv")
         assert list(tasks["top"]) == [float(top)]
         found = [edges_seen, *tasks["share"]]
-        return int(ended.value.code or 0), list(map(float, found)), len(new)
+        return code, list(map(float, found)), len(new)
 
     assert run() == (0, [5, 0.5], 2)
     assert run() == (0, [5, 0.5], 0)
@@ -378,3 +376,20 @@ def test_what_a_scorer_reads_at_import_decides_the_scores(tmp_path: Path, monkey
     assert before == score_key("0" * 32) != alone
     (tmp_path / "weight.txt").write_text("2")
     assert score_key("0" * 32) != before
+
+
+def test_a_plugin_that_is_the_first_to_ask_for_plugins_has_read_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "other-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[another.group]\nname = json\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "first.py").write_text(
+        "from attribench.plugins.registry import Registry\nlist(Registry('task', 'attribench.tasks'))\n"
+    )
+    load_plugin(str(tmp_path / "first.py"))
+    (module,) = [name for name in sys.modules if name.startswith("attribench_plugin_first_")]
+    assert read_while_imported(module) == {}
+    del sys.modules[module]

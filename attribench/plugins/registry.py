@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 from ..base.closure import modules_reached
 from ..base.errors import UserError, raised_at
 from ..base.names import base_name, split_names
-from ..base.reading import files_read
+from ..base.reading import files_read, unwatched
 from ..base.seeds import derive
 from . import given
 from .method import Method
@@ -110,13 +110,14 @@ class Registry(Generic[T]):
         if self._discovered:
             return
         self._discovered = True
-        package = importlib.import_module(self.group)
-        for module in pkgutil.iter_modules(package.__path__):
-            if not module.name.startswith("_"):
-                importlib.import_module(f"{self.group}.{module.name}")
-        for entry in entry_points(group=self.group):
-            with _noted():
-                self.register(entry.load())
+        with unwatched() as watched:  # a plugin may be the first to ask, and has not read what is read here
+            package = importlib.import_module(self.group)
+            for module in pkgutil.iter_modules(package.__path__):
+                if not module.name.startswith("_"):
+                    importlib.import_module(f"{self.group}.{module.name}")
+            for entry in entry_points(group=self.group):
+                with watched(), _noted():
+                    self.register(entry.load())
 
 
 METHODS: Registry[Method] = Registry("method", "attribench.methods")
