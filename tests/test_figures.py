@@ -1,7 +1,6 @@
 """The catalogue of figures: names, places, families; scorers of strangers; words that decide no result."""
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_helpers import Command
 from test_scoring import LAYERED, STARS, attributions, chains
 
 from attribench.base.closure import modules_reached
 from attribench.base.errors import UserError
-from attribench.cli import main
 from attribench.plugins.method import Attribution
 from attribench.plugins.registry import TASKS
 from attribench.scoring import scorers as registry
@@ -25,7 +24,7 @@ from attribench.scoring.row import Scores
 from attribench.scoring.scorers import GOLD, NO_GOLD, SEVERAL_LAYERS, THRESHOLD, Made, Value, scorer, scorers
 from attribench.scoring.view import View
 from attribench.telling.glossary import glossary
-from attribench.telling.tables import KEYS
+from attribench.telling.tables import KEYS, _spread
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 
@@ -219,6 +218,19 @@ def test_words_decide_no_result() -> None:
     assert "attribench.scoring.figures" not in reached
 
 
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        ([1.0, 2.0, 3.0], 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5),  # Student's t of two degrees of freedom
+        ([0.5, 0.5, 0.5], 0.5, 0.5),
+        ([1.0, 2.0], None, None),
+    ],
+)
+def test_the_interval_of_a_mean_by_hand(values: list[float], low: float | None, high: float | None) -> None:
+    found = _spread("f1", np.array(values))
+    assert (found["f1_low"], found["f1_high"]) == (low and pytest.approx(low), high and pytest.approx(high))
+
+
 PLUGIN = '''
 from attribench.scoring.figures import Figure
 from attribench.scoring.scorers import GOLD, NO_GOLD, Made, scorer
@@ -245,19 +257,16 @@ def never(view):
 
 
 def test_a_strangers_scorer_is_one_function(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own_scorers: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command, own_scorers: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("attribench.telling.console.TABLE_WIDTH", 200)
     Path("mine.py").write_text(PLUGIN)
     small = "toy.train=200,toy.validation=30,toy.test=30,toy.colours=3,toy.width=16,toy.hidden=32,toy.epochs=15"
     settings = [part for text in small.split(",") for part in ("--set", text)]
-    command = ["run", "--methods", "integrated-gradients", "--plugin", "mine.py", "--out", "r", "--cache-dir", "cache"]
-    monkeypatch.setattr(sys, "argv", ["attribench", *command, *settings, "--jobs", "0"])
-    with pytest.raises(SystemExit) as exit_info:
-        main()
-    assert exit_info.value.code == 0
-    out = capsys.readouterr().out
+    arguments = ["run", "--methods", "integrated-gradients", "--plugin", "mine.py", *settings, "--jobs", "0"]
+    code, out, _ = command(*arguments, "--out", "r", "--cache-dir", "cache")
+    assert code == 0
     scores, comparison, figures, per_graph = (
         pd.read_csv(f"r/{name}.csv") for name in ("scores", "comparison", "figures", "per_graph")
     )

@@ -234,11 +234,10 @@ def _spread(name: str, values: Any) -> dict[str, float | None]:
     count = len(values)
     low = high = None
     if count >= CONFIDENCE_CELLS:
-        from statsmodels.stats.weightstats import DescrStatsW  # takes seconds, which only intervals need
+        from scipy.stats import ttest_1samp  # takes a second, which only intervals need
 
-        low, high = (
-            (float(x) for x in DescrStatsW(values).tconfint_mean()) if np.ptp(values) else (values[0], values[0])
-        )
+        interval = ttest_1samp(values, 0).confidence_interval() if np.ptp(values) else (values[0], values[0])
+        low, high = map(float, interval)
     return {
         f"{name}_mean": float(values.mean()) if count else None,
         f"{name}_std": float(values.std(ddof=1)) if count > 1 else None,
