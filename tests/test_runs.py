@@ -1,5 +1,6 @@
-"""Whole runs as real processes: killed, interrupted, starved of room, memory and time, and resumed to equal CSVs.
+"""Whole runs: killed, interrupted, starved of room, memory and time, and resumed to equal CSVs.
 
+Runs that something happens to are processes of their own; others are of this one, which has imported everything before.
 One test kills a run again and again, at points that are spread over its whole length: ``ATTRIBENCH_KILLS`` says at how
 many, few unless it is set. For many: ``ATTRIBENCH_KILLS=20 pytest -m slow -k random_points``.
 """
@@ -25,9 +26,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from command_helpers import exit_code
 from filelock import FileLock
 
 from attribench.base.files import digest
+from attribench.plugins.registry import METHODS, TASKS
 from attribench.storing.cells import CellStore, is_key
 
 pytestmark = [
@@ -268,11 +271,26 @@ class Whole:
     views: dict[str, bytes]
 
 
-def start(root: Path, *arguments: str, first: str = "", **options: Any) -> subprocess.Popen[str]:
-    """Start ``run`` in a folder and in a session of its own; ``first`` is Python that its process executes before."""
+def run(root: Path, *arguments: str, code: int = 0) -> None:
+    """Run in a folder, in this process; the plugins are forgotten afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        for registry in (METHODS, TASKS):
+            list(registry)  # discover first
+            patch.setattr(registry, "_entries", dict(registry._entries))
+        patch.chdir(root)
+        assert exit_code(*words(root, *arguments)) == code
+
+
+def words(root: Path, *arguments: str) -> list[str]:
+    """Write the plugins into a folder; return the command that runs there, without the program's name."""
     (root / "bulky.py").write_text(BULKY)
     (root / "faults.py").write_text(FAULTS)
-    command = [sys.executable, "-m", "attribench", "run", *SETTINGS, "--out", "r", "--cache-dir", "c", *arguments]
+    return ["run", *SETTINGS, "--out", "r", "--cache-dir", "c", *arguments]
+
+
+def start(root: Path, *arguments: str, first: str = "", **options: Any) -> subprocess.Popen[str]:
+    """Start ``run`` in a folder and in a session of its own; ``first`` is Python that its process executes before."""
+    command = [sys.executable, "-m", "attribench", *words(root, *arguments)]
     if first:
         command = after(first, *command)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
@@ -298,10 +316,6 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     assert code == 1 or "Traceback" not in said
     assert "WARNING:" not in said  # a worker's messages are shown as the parent's own
     return said
-
-
-def run(root: Path, *arguments: str, code: int = 0, **options: Any) -> str:
-    return finish(start(root, *arguments, **options), code)
 
 
 SESSIONS: list[int] = []
@@ -367,7 +381,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     def make(root: Path) -> None:
         began = time.monotonic()
-        run(root, *BUILT_IN, "--seeds", "2", "--jobs", "2")
+        finish(start(root, *BUILT_IN, "--seeds", "2", "--jobs", "2"))
         (root / "seconds").write_text(str(time.monotonic() - began))
 
     root = made_once(tmp_path_factory, "whole", make)
@@ -512,7 +526,7 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
-def test_damaged_files_are_named_and_made_again(whole: Whole, tmp_path: Path) -> None:
+def test_damaged_files_are_named_and_made_again(whole: Whole, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     copied(whole.root, tmp_path)
     first, second = sorted((tmp_path / "c" / "models").glob("*/"))
     unscored = cell_of(tmp_path, "integrated-gradients", 0)
@@ -527,11 +541,11 @@ def test_damaged_files_are_named_and_made_again(whole: Whole, tmp_path: Path) ->
     }
     for path, do in damage.items():
         do(path)
-    said = run(tmp_path, *BUILT_IN, "--seeds", "2", "--jobs", "2")
+    run(tmp_path, *BUILT_IN, "--seeds", "2", "--jobs", "2")
     assert differing(tmp_path, whole) == []
     for path in damage:
         relative = path.relative_to(tmp_path)
-        assert any(line.startswith("WARNING") and str(relative) in line for line in said.splitlines()), relative
+        assert any(str(relative) in message for message in caplog.messages), relative
         if path.name != "record.json":  # which has the costs
             assert path.read_bytes() == (whole.root / relative).read_bytes(), relative
     assert_nothing_is_half_written(tmp_path)
@@ -558,8 +572,8 @@ def faulty(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(root: Path) -> None:
         shutil.copytree(whole.root / "c", root / "c")
         methods = ",".join([*GOOD[1:], *ENDINGS, "good"])
-        said = run(root, *FAULTY, "--methods", methods, "--jobs", "2", "--cell-timeout", str(TIMEOUT), code=1)
-        (root / "said").write_text(said)
+        process = start(root, *FAULTY, "--methods", methods, "--jobs", "2", "--cell-timeout", str(TIMEOUT))
+        (root / "said").write_text(finish(process, code=1))
 
     return made_once(tmp_path_factory, "faulty", make)
 
@@ -670,7 +684,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(whole: Whole, tmp_path: Pat
         writes = after(POWERLESS, sys.executable, "-c", "open('r/written', 'w')")
         if subprocess.run(writes, cwd=tmp_path, capture_output=True).returncode == 0:
             pytest.skip("this user may write anywhere")
-        said = run(tmp_path, *BUILT_IN, "--seeds", "2", "--jobs", "2", first=POWERLESS, code=2)
+        said = finish(start(tmp_path, *BUILT_IN, "--seeds", "2", "--jobs", "2", first=POWERLESS), code=2)
     finally:
         results.chmod(0o755)
     assert re.fullmatch(r"error: expected a writable folder.*; r: Permission denied: .*--out.*\n", said)
@@ -680,7 +694,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(whole: Whole, tmp_path: Pat
 def test_a_full_folder_ends_the_run_and_the_next_one_completes_it(whole: Whole, tmp_path: Path) -> None:
     kept: dict[str, tuple[int, int]] = {}
     for jobs in ("0", "2"):
-        said = run(tmp_path, *BUILT_IN, "--seeds", "2", "--jobs", jobs, first=FULL, code=2)
+        said = finish(start(tmp_path, *BUILT_IN, "--seeds", "2", "--jobs", jobs, first=FULL), code=2)
         *cells, error = said.splitlines()
         assert all(line.startswith("[") for line in cells)  # those that ended before
         assert re.fullmatch(r"error: expected a writable folder with room; r/cells: File too large: .*", error)
