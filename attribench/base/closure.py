@@ -7,7 +7,6 @@ plugin may also load a file beside it by name (``spec_from_file_location``): a t
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import importlib.util
@@ -15,13 +14,11 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 from .errors import UserError
-
-LONGEST_NAME = 200
-"""Characters of a text that may name a file; file systems refuse to be asked for much longer ones."""
+from .packages import distributions_of
+from .source import Source, note_sources, source_of
 
 FACE = __name__.partition(".")[0]
 """The package whose names are imported from the modules that define them."""
@@ -57,6 +54,7 @@ def code_digest(*roots: str) -> str:
         text, reached = _read(path, None if isinstance(item, Path) else str(item))
         code.add(f"{path.name} {text}")  # with its name: files that exchange their contents are an edit, too
         waiting += reached
+    note_sources()
     return hashlib.sha256("\n".join(sorted(code)).encode()).hexdigest()[:32]
 
 
@@ -110,11 +108,6 @@ def _installed_folders() -> tuple[str, ...]:
 
 
 @cache
-def _distributions() -> dict[str, list[str]]:
-    return dict(packages_distributions())
-
-
-@cache
 def _installed(path: Path, name: str) -> str | None:
     """Return distribution and version of an installed module that is none of the harness's, None for other code."""
     package = name.partition(".")[0]
@@ -122,61 +115,34 @@ def _installed(path: Path, name: str) -> str | None:
     below = any(resolved.startswith(folder) for folder in _installed_folders())
     if package == FACE or not (below or {"site-packages", "dist-packages"} & set(path.parts)):
         return None
-    try:
-        return " ".join(f"{dist} {version(dist)}" for dist in sorted(set(_distributions().get(package, [package]))))
-    except PackageNotFoundError:
-        return package
+    return distributions_of(package)
 
 
 @cache
 def _read(path: Path, name: str | None) -> tuple[str, tuple[str | Path, ...]]:
-    """Return the text of a file's syntax tree, and the modules and files that it reaches."""
+    """Return a hash of a file's syntax tree, and the modules and files that it reaches."""
+    content = path.read_bytes()
     if path.suffix != ".py":  # compiled: by its bytes
-        return hashlib.sha256(path.read_bytes()).hexdigest(), ()
-    try:
-        tree = ast.parse(path.read_bytes())
-    except SyntaxError:  # a file beside a plugin that is named and is no Python of this version
-        return hashlib.sha256(path.read_bytes()).hexdigest(), ()
+        return hashlib.sha256(content).hexdigest(), ()
+    source = source_of(content)
     package = None if name is None else (name if path.name == "__init__.py" else name.rpartition(".")[0])
-    reached: dict[str | Path, None] = dict.fromkeys(_imports(tree, package or ""))
-    reached |= dict.fromkeys(_files_beside(tree, path, name))
-    return ast.dump(_without_docstrings(tree)), tuple(reached)
+    reached: dict[str | Path, None] = dict.fromkeys(_imports(source, package or ""))
+    reached |= dict.fromkeys(_files_beside(source, path, name))
+    return source.digest, tuple(reached)
 
 
-def _without_docstrings(tree: ast.AST) -> ast.AST:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [part for part in node.body if not _is_text(part)] or [ast.Pass()]
-    return tree
-
-
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+def _imports(source: Source, package: str) -> Iterator[str]:
     """Yield the names of the modules that a module imports, and of the packages around them."""
-    for node in _executed(tree):
-        if isinstance(node, ast.Call) and node.args and _is_import_call(node.func):
-            first = node.args[0]
-            name = first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else FACE
-            if name.partition(".")[0] not in ("", FACE):  # what the harness loads by name is no part of a result
-                yield from _with_parents(name)
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _exports().values() if alias.name == FACE else _with_parents(alias.name)
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")
-            around = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
-            base = ".".join(part for part in (around, node.module) if part)
-            for alias in node.names:
-                yield from _imported(base, alias.name)
-
-
-def _is_import_call(function: ast.AST) -> bool:
-    """Say whether this is ``import_module``, by whatever path, or ``__import__``."""
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    return name in ("import_module", "__import__")
+    for name in source.named:
+        if name.partition(".")[0] not in ("", FACE):  # what the harness loads by name is no part of a result
+            yield from _with_parents(name)
+    for level, module, name in source.imports:
+        if not (level or name):
+            yield from _exports().values() if module == FACE else _with_parents(module)
+            continue
+        parts = package.split(".")
+        around = ".".join(parts[: len(parts) - level + 1]) if level else ""
+        yield from _imported(".".join(part for part in (around, module) if part), name)
 
 
 def _imported(base: str, name: str) -> Iterator[str]:
@@ -198,20 +164,6 @@ def _with_parents(name: str) -> Iterator[str]:
     yield from (other for other in names if other != FACE)
 
 
-def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes of a tree without those under ``if TYPE_CHECKING``."""
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        if isinstance(node, ast.If) and (
-            getattr(node.test, "id", "") == "TYPE_CHECKING" or getattr(node.test, "attr", "") == "TYPE_CHECKING"
-        ):
-            waiting += node.orelse
-        else:
-            waiting += ast.iter_child_nodes(node)
-
-
 @cache
 def _exports() -> dict[str, str]:
     """Return the module that defines each name of the harness's face."""
@@ -219,13 +171,11 @@ def _exports() -> dict[str, str]:
     return exports
 
 
-def _files_beside(tree: ast.AST, path: Path, name: str | None) -> Iterator[Path]:
+def _files_beside(source: Source, path: Path, name: str | None) -> Iterator[Path]:
     """Yield Python files beside a plugin's file that it names in a text constant; the harness loads none so."""
     if name is not None and name.partition(".")[0] == FACE:
         return
-    for node in ast.walk(tree):
-        text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
-        if text.endswith(".py") and len(text) < LONGEST_NAME and text.isprintable():
-            file = path.parent / text
-            if file.is_file() and file.resolve() != path.resolve():
-                yield file
+    for text in source.files:
+        file = path.parent / text
+        if file.is_file() and file.resolve() != path.resolve():
+            yield file

@@ -18,10 +18,9 @@ from typing import Any
 
 from .arrays import DamagedError, read_file
 from .errors import StorageError
+from .notes import DRAFT
 
 logger = logging.getLogger(__name__)
-
-DRAFT = ".draft-"
 
 OLD_DRAFT_SECONDS = 3600.0
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 from .families import fits, inside
@@ -234,7 +234,12 @@ has most letters of its own: ``f1_layer_{k}`` before ``{figure}_layer_{k}``."""
 
 def entry_of(name: str, table: Table = "scores") -> Figure:
     """Return what the catalogue, or a scorer of somebody's, says of a column; an unknown one has its name as label."""
-    said = (*CATALOGUE, *(figure for one in scorers() for figure in one.figures))
+    return _entry_of(name, table, tuple(figure for one in scorers() for figure in one.figures))
+
+
+@cache
+def _entry_of(name: str, table: Table, of_scorers: tuple[Figure, ...]) -> Figure:
+    said = (*CATALOGUE, *of_scorers)
     for place in (table,) if table in ("costs", "tasks") else (table, "scores"):
         found = [figure for figure in said if figure.table == place and fits(figure.name, name)]
         if found:
