@@ -9,27 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from .base.errors import UserError
+from .base.names import base_name
 from .cli_options import CacheDir, DataDir, Device, Jobs, Methods, Plugins, Threads, Version, option
 from .running.options import run_options
 from .telling.console import console, say
+from .telling.ending import EXIT_BAD_INPUT, EXIT_INTERRUPTED, tell_ending
 
 if TYPE_CHECKING:
-    from .telling.results import Results
+    from .base.progress import Progress
 
 app = typer.Typer(
     help="Find out which attribution method for graph neural networks tells the truth about a model.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # rich takes as long to import as all else of a help page
 )
 
 
-EXIT_BAD_INPUT = 2
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]  # click's, which typer may bring along under a name of its own
-EXIT_INTERRUPTED = 130
 
 
 @app.callback()
@@ -75,13 +74,8 @@ def run(
 
     Example: `python -m attribench run --methods all --task toy --seeds 5`
     """
-    from .running.processes import warm_up
-
-    if jobs != 0 and not dry_run and not (out and (Path(out) / "run.json").exists()):
-        warm_up()  # before the imports below, beside which the fork server imports; where little may be left, later
-    from . import api
-    from .base.progress import Progress
     from .plugins.configs import parse_overrides, read_config
+    from .running.processes import warm_up
 
     given = dict(
         methods=methods, task=task, seeds=seeds, vary=vary, first_seed=first_seed, data_dir=data_dir, out=out,
@@ -89,32 +83,26 @@ def run(
         randomised_graphs=randomised_graphs, cache_dir=cache_dir, plugin=plugin,
     )  # fmt: skip
     file, settings = read_config(config) if config else {}, parse_overrides(set_ or [])
+    told = run_options(file.get("run", {}), **given)  # before the imports below, which take seconds
+    folder = Path(told.out or Path("results") / "+".join(map(base_name, told.task)))
+    if told.jobs != 0 and not dry_run and not (folder / "run.json").exists():
+        warm_up()  # beside which the fork server imports; where little may be left, later
+    from . import api
+
     if dry_run:
         from .telling.outlook import print_outlook
 
         print_outlook(*api.dry_run(file=file, settings=settings, **given))
         return
-    raise typer.Exit(_tell(api.run(file=file, settings=settings, progress=Progress(Console(stderr=True)), **given)))
+    raise typer.Exit(tell_ending(api.run(file=file, settings=settings, progress=_progress(), **given)))
 
 
-def _tell(results: Results) -> int:
-    """Print the comparison and what is left to say; return the exit code."""
-    from .telling.terminal import print_comparison
+def _progress() -> Progress:
+    from rich.console import Console
 
-    ending = results.ending
-    assert ending is not None
-    if ending.report.results:
-        print_comparison(ending.report, console())
-        sys.stdout.flush()
-    for why, count in ending.left_out.items():
-        say(f"left out of {results.folder}: {count} cell{'s' * (count > 1)} {why}")
-    for task, reason in ending.refused.items():
-        say(f"error: {task}: {reason}")
-    if ending.done < ending.planned:
-        say(f"interrupted after {ending.done} of {ending.planned} cells; they are kept: run the same command again")
-        return EXIT_INTERRUPTED
-    say(f"wrote {results.folder}")
-    return EXIT_BAD_INPUT if ending.refused else 0 if ending.well else 1
+    from .base.progress import Progress
+
+    return Progress(Console(stderr=True))
 
 
 @app.command()
@@ -131,7 +119,6 @@ def study(
     Example: `python -m attribench study tasks/toy_study.toml --out results/reference/toy`
     """
     from . import api
-    from .base.progress import Progress
     from .running.planning import read_study
     from .telling.cards import keep_views
 
@@ -139,8 +126,9 @@ def study(
     for name, table in read_study(file).items():
         folder = work / file.stem / name
         told = {"run": {**table, "out": str(folder)}}
-        shown = Progress(Console(stderr=True))
-        codes.append(_tell(api.run(file=told, progress=shown, device=device, jobs=jobs, cache_dir=cache_dir)))
+        codes.append(
+            tell_ending(api.run(file=told, progress=_progress(), device=device, jobs=jobs, cache_dir=cache_dir))
+        )
         keep_views(folder, out / name)
     raise typer.Exit(max(codes, default=0))
 
@@ -158,10 +146,8 @@ def score(
     and no path is read because a file says so.
     """
     from . import api
-    from .base.progress import Progress
 
-    progress = Progress(Console(stderr=True))
-    raise typer.Exit(_tell(api.score(run_folder, plugin or [], data_dir, cache_dir, progress)))
+    raise typer.Exit(tell_ending(api.score(run_folder, plugin or [], data_dir, cache_dir, _progress())))
 
 
 @app.command()
@@ -205,16 +191,16 @@ def list_(
     plugin: Plugins = None,
 ) -> None:
     """List the methods or tasks, one line each; with names, also their options."""
-    from .plugins.configs import describe
-    from .plugins.registry import METHODS, TASKS, load_plugin
-
-    registries: dict[str, Any] = {"methods": METHODS, "tasks": TASKS}
-    if kind not in (None, *registries):
+    if kind not in (None, "methods", "tasks"):
         raise UserError(f"expected 'methods' or 'tasks'; got {kind!r}")
     if card and (kind != "tasks" or not names):
         raise UserError("expected --card with names of tasks, such as `list tasks toy --card`")
+    from .plugins.configs import describe
+    from .plugins.registry import METHODS, TASKS, load_plugin
+
     for source in plugin or []:
         load_plugin(source)
+    registries: dict[str, Any] = {"methods": METHODS, "tasks": TASKS}
     for title, registry in registries.items():
         if kind not in (None, title):
             continue

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
-from rich.console import Console
 
 from ..base.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 TABLE_WIDTH = 110
 """Columns of tables that go to a file or a pipe."""
@@ -16,6 +20,8 @@ LINE_LENGTH = 1000
 
 def console() -> Console:
     """Return standard output; where it is not a terminal, wide enough for the tables."""
+    from rich.console import Console
+
     terminal = Console()
     return terminal if terminal.is_terminal else Console(width=TABLE_WIDTH)
 
