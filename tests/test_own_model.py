@@ -157,6 +157,7 @@ def test_workers_give_the_same(found: attribench.Explanations) -> None:
 
 
 def test_explanations_are_of_the_graphs_that_were_given(found: attribench.Explanations) -> None:
+    assert repr(found).startswith("Explanations(")
     graphs = make_graphs()
     pyg = found.to_pyg("integrated-gradients")
     assert [one.position for one in found.explanations("integrated-gradients")] == parts_of(graphs)["test"]

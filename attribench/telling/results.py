@@ -125,7 +125,8 @@ class Results:
     def __repr__(self) -> str:
         cells = self.cells
         methods = ", ".join(dict.fromkeys(cell.method for cell in cells))
-        return f"Results({str(self.folder)!r}: {len(cells)} cells of {', '.join(self.task_names)}; methods {methods})"
+        what = f"{len(cells)} cells of {', '.join(self.task_names)}; methods {methods}"
+        return f"{type(self).__name__}({str(self.folder)!r}: {what})"
 
     # Tables: see the glossary in ``figures`` for what their columns mean.
 

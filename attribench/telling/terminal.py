@@ -94,7 +94,7 @@ def print_comparison(report: Report, console: Console) -> None:
         console.print(table)
     told = [column.figure for column in columns] + _noted()
     legend = escape(_legend(figure for figure in told if figure in explained))
-    console.print(f"Percent, means over cells{_varied(report)}. {legend}.", style="dim")
+    console.print(f"Percent, means over cells{_varied(report)}. {legend}.", style="dim", highlight=False)
     for line in _remarks(report):
         console.print(line, markup=False, highlight=False)
 
@@ -129,7 +129,7 @@ def _remarks(report: Report) -> list[str]:
         confirmed = rows["gold_confirmed"].dropna()
         audited = f"gold confirmed for {int(confirmed.sum())} of {len(confirmed)} models"
         verdict = audited if len(confirmed) else "no audit of a gold standard"
-        lines.append(f"{task}: {verdict}; lowest over {len(rows)} models: {parts}")
+        lines.append(f"{task}: {verdict}; lowest over {len(rows)} model{'s' * (len(rows) > 1)}: {parts}")
     endings: dict[tuple[str, ...], dict[str, list[str]]] = {}
     logs: dict[tuple[str, ...], Path] = {}
     for result in report.results:
