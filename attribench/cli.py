@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -84,8 +85,8 @@ def run(
     )  # fmt: skip
     file, settings = read_config(config) if config else {}, parse_overrides(set_ or [])
     told = run_options(file.get("run", {}), **given)  # before the imports below, which take seconds
-    folder = Path(told.out or Path("results") / "+".join(map(base_name, told.task)))
-    if told.jobs != 0 and not dry_run and not (folder / "run.json").exists():
+    entry = Path(told.out or Path("results") / "+".join(map(base_name, told.task))) / "run.json"
+    if told.jobs != 0 and not dry_run and not os.path.exists(entry):  # noqa: PTH110 - names may be too long for Path
         warm_up()  # beside which the fork server imports; where little may be left, later
     from . import api
 
