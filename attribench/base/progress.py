@@ -49,7 +49,8 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if not self._bars.disable:  # rich before 14.3 ends with an empty line what it has not drawn
+            self._bars.stop()
 
     def overall(self, description: str, done: int, total: int) -> None:
         """Show how much of the run is done."""
