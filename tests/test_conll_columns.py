@@ -365,7 +365,7 @@ def test_a_blind_test_set_is_explained_on_request_against_what_the_model_predict
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path, train=text(PREDICTED, count=30), test=text((*PREDICTED, "APRED1")))
-    options = {"blind": True, "epochs": 10, "learning_rate": 0.05}
+    options = {"blind": True, "epochs": 20, "learning_rate": 0.05}
     task(tmp_path, **options).sources()
     (line,) = [record.getMessage() for record in caplog.records if "blind" in record.getMessage()]
     assert line == (

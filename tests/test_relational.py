@@ -1,7 +1,7 @@
 """RGCNConv, which passes messages relation by relation, against FastRGCNConv and against a slow loop over edges."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from helpers import WIDTH, random_data_list
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import FastRGCNConv, RGCNConv
+from torch_geometric.typing import OptTensor
 
 from attribench.model.baseline import Baseline
 from attribench.model.gates import Gates, UnsupportedModelError
@@ -322,7 +323,13 @@ class Once(GraphModel):
 class OwnSum(RGCNConv):
     """Aggregates in a way of its own."""
 
-    def aggregate(self, inputs: Tensor, index: Tensor, ptr: Any = None, dim_size: Any = None) -> Tensor:
+    def aggregate(
+        self,
+        inputs: Tensor,
+        index: Tensor,
+        ptr: OptTensor = None,
+        dim_size: Optional[int] = None,  # noqa: UP045 - PyG 2.6 reads no other
+    ) -> Tensor:
         out: Tensor = super().aggregate(inputs.square(), index, ptr, dim_size)
         return out
 
@@ -350,7 +357,7 @@ def test_what_the_model_changes_afterwards_was_seen_before() -> None:
 class Weighted(RGCNConv):
     """Sends half of what it would."""
 
-    def message(self, x_j: Tensor, edge_type_ptr: Any) -> Tensor:
+    def message(self, x_j: Tensor, edge_type_ptr: OptTensor) -> Tensor:
         return x_j / 2
 
 
