@@ -25,5 +25,5 @@ def test_the_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = str([cell.get("outputs") for cell in notebook.cells])
-    assert "Results('" in printed
+    assert "Explanations('" in printed
     assert "nothing is reused" in printed
