@@ -16,7 +16,6 @@ from rich.console import Console
 from .base.arrays import DamagedError
 from .base.errors import UserError
 from .base.files import remove_old_drafts
-from .base.names import base_name
 from .base.pieces import Cell, ProblemSpec
 from .base.progress import Progress, Tracker
 from .plugins.configs import Overrides, as_dict, as_overrides
@@ -24,7 +23,7 @@ from .plugins.registry import TASKS, load_plugin
 from .running import cleaning
 from .running.folder import add_run, data_dirs, known_part, read_plans, refuse_conflicts
 from .running.here import perform_here
-from .running.options import RunOptions, run_options
+from .running.options import RunOptions, results_folder, run_options
 from .running.outlook import Outlook, outlook
 from .running.plan import Plan, select_device
 from .running.planning import make_plan
@@ -116,7 +115,7 @@ def _planned(
     settings = as_overrides(settings, "settings")
     told = run_options(tables.pop("run", {}), **options)
     plan = make_plan(told, tables, settings)
-    return told, plan, Path(told.out or Path("results") / "+".join(base_name(name) for name in plan.tasks))
+    return told, plan, results_folder(told.out, plan.tasks)
 
 
 def _cache_folder(given: str | None) -> Path | None:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .base.errors import UserError
-from .base.names import base_name
 from .cli_options import CacheDir, DataDir, Device, Jobs, Methods, Plugins, Threads, Version, option
-from .running.options import run_options
+from .running.options import results_folder, run_options
 from .telling.console import console, say
 from .telling.ending import EXIT_BAD_INPUT, EXIT_INTERRUPTED, tell_ending
 
@@ -85,7 +84,7 @@ def run(
     )  # fmt: skip
     file, settings = read_config(config) if config else {}, parse_overrides(set_ or [])
     told = run_options(file.get("run", {}), **given)  # before the imports below, which take seconds
-    entry = Path(told.out or Path("results") / "+".join(map(base_name, told.task))) / "run.json"
+    entry = results_folder(told.out, told.task) / "run.json"
     if told.jobs != 0 and not dry_run and not os.path.exists(entry):  # noqa: PTH110 - names may be too long for Path
         warm_up()  # beside which the fork server imports; where little may be left, later
     from . import api

@@ -12,7 +12,7 @@ import pytest
 
 from attribench.base import closure, notes, packages, source
 from attribench.base.closure import code_digest
-from attribench.base.notes import keep_newest, read_note, write_note
+from attribench.base.notes import read_note, write_note
 
 
 @pytest.fixture(autouse=True)
@@ -59,18 +59,17 @@ def test_a_note_is_read_as_it_was_written_and_no_other_is(cache_folder: Path) ->
 def test_without_a_folder_nothing_is_noted_and_nothing_fails(cache_folder: Path) -> None:
     cache_folder.write_text("a file")
     write_note("x", 1)
-    keep_newest("x", 0)
     assert read_note("x") is None
     assert cache_folder.read_text() == "a file"
 
 
-def test_the_newest_notes_are_kept(cache_folder: Path) -> None:
-    for i in range(5):
-        write_note(f"x-{i}", i)
-        os.utime(cache_folder / f"x-{i}.json", (i, i))
+def test_drafts_of_killed_processes_are_removed_when_they_are_old(cache_folder: Path) -> None:
+    write_note("x", 1)
+    for name in (".draft-old", ".draft-new"):
+        (cache_folder / name).write_text("half")
+    os.utime(cache_folder / ".draft-old", (0, 0))
     write_note("y", 1)
-    keep_newest("x-", 2)
-    assert sorted(path.name for path in cache_folder.iterdir()) == ["x-3.json", "x-4.json", "y.json"]
+    assert sorted(path.name for path in cache_folder.iterdir()) == [".draft-new", "x.json", "y.json"]
 
 
 SAMPLE = {

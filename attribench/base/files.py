@@ -18,11 +18,9 @@ from typing import Any
 
 from .arrays import DamagedError, read_file
 from .errors import StorageError
-from .notes import DRAFT
+from .notes import DRAFT, OLD_DRAFT_SECONDS
 
 logger = logging.getLogger(__name__)
-
-OLD_DRAFT_SECONDS = 3600.0
 
 MAX_JSON_BYTES = 2**24
 

@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ MOST_BYTES = 2**24
 
 DRAFT = ".draft-"
 """How the names of what is being written begin."""
+
+OLD_DRAFT_SECONDS = 3600.0
 
 
 def notes_folder() -> Path:
@@ -49,6 +52,9 @@ def write_note(name: str, content: Any) -> None:
     try:
         text = json.dumps({"checksum": _checksum(name, content), "content": content})
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{DRAFT}*"):  # by processes that were killed: a draft lives for less than a second
+            if time.time() - left.lstat().st_mtime > OLD_DRAFT_SECONDS:
+                left.unlink(missing_ok=True)
         descriptor, draft = tempfile.mkstemp(prefix=DRAFT, dir=folder)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
@@ -57,14 +63,6 @@ def write_note(name: str, content: Any) -> None:
         if draft is not None:
             with contextlib.suppress(OSError):
                 Path(draft).unlink()
-
-
-def keep_newest(prefix: str, most: int) -> None:
-    """Remove the oldest of the notes whose names begin so, and drafts of killed processes; ``most`` are kept."""
-    with contextlib.suppress(OSError):
-        there = [*notes_folder().glob(f"{prefix}*.json"), *notes_folder().glob(f"{DRAFT}*")]
-        for path in sorted(there, key=lambda path: path.lstat().st_mtime, reverse=True)[most:]:
-            path.unlink(missing_ok=True)
 
 
 def _checksum(name: str, content: Any) -> str:

@@ -25,7 +25,7 @@ def installed() -> str:
     found = [sys.version]
     for folder in sys.path:
         try:
-            names = sorted(os.listdir(folder or "."))  # noqa: PTH208 - also runs before a command that does nothing
+            names = sorted(os.listdir(folder or "."))  # noqa: PTH208 - names are enough
         except OSError:
             names = []
         found.append(folder)

@@ -6,14 +6,16 @@ is imported here, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ..base.errors import UserError
 from ..base.limits import MAX_EDGES
+from ..base.names import base_name
 from ..plugins.configs import refusal
 
 Varied = Literal["data", "model", "fit"]
@@ -103,6 +105,11 @@ class RunOptions(BaseModel):
                 "expected --cell-timeout with --jobs of at least 1 (a process of its own can be ended); got --jobs 0"
             )
         return self
+
+
+def results_folder(out: str | Path | None, tasks: Iterable[str]) -> Path:
+    """Return where results go: ``out``, or a folder that is called by the tasks."""
+    return Path(out or Path("results") / "+".join(map(base_name, tasks)))
 
 
 def run_options(table: Mapping[str, Any], **given: Any) -> RunOptions:

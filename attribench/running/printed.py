@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..base.files import OLD_DRAFT_SECONDS
+from ..base.notes import OLD_DRAFT_SECONDS
 from ..base.pieces import Piece
 from ..base.reading import unwatched
 from .runner import Runner
