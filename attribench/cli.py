@@ -109,6 +109,14 @@ def _progress() -> Progress:
 def study(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="TOML file: a table per run, as in --config of `run`.")],
     out: Annotated[Path, typer.Option(help="Where the CSV files go: OUT/RUN/comparison.csv and so on.")],
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN[,TASK]",
+            help="Make this run alone, or the rows of this task in its files, named as in FILE; all other rows stay. "
+            "Repeatable.",
+        ),
+    ] = None,
     work: Annotated[Path, typer.Option(help="Results folders of the runs.")] = Path("results/studies"),
     device: Device = None,
     jobs: Jobs = None,
@@ -116,21 +124,26 @@ def study(
 ) -> None:
     """Run a study, several runs in one file, and keep its small CSV files.
 
+    Every row says in its column `code` which code made it; tasks with rows that today's code would make otherwise are
+    named at the end.
+
     Example: `python -m attribench study tasks/toy_study.toml --out results/reference/toy`
     """
-    from . import api
-    from .running.planning import read_study
-    from .telling.cards import keep_views
+    from .studies import make, parts_of
 
-    codes = []
-    for name, table in read_study(file).items():
-        folder = work / file.stem / name
-        told = {"run": {**table, "out": str(folder)}}
-        codes.append(
-            tell_ending(api.run(file=told, progress=_progress(), device=device, jobs=jobs, cache_dir=cache_dir))
-        )
-        keep_views(folder, out / name)
-    raise typer.Exit(max(codes, default=0))
+    told = dict(device=device, jobs=jobs, cache_dir=cache_dir)
+    code = 0
+    for part in parts_of(file, out, only or [], **told):
+        made = make(part, work / file.stem / part.name, _progress(), **told)
+        code = max(code, tell_ending(made.results))
+        if made.others is None:
+            break
+        if made.others:
+            say(
+                f"not of today's code in {part.kept}, or not there: {'; '.join(made.others)}: make each with --only "
+                f"{part.name},TASK"
+            )
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from command_helpers import Command, exit_code
 from attribench.base.errors import UserError
 from attribench.plugins.registry import METHODS, TASKS
 from attribench.telling import cards as study
+from attribench.telling.kept import KEPT
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "toy"
 
@@ -27,7 +28,7 @@ def test_a_study_is_several_runs_whose_small_files_are_kept(tmp_path: Path, monk
     )
     assert exit_code("study", "mine.toml", "--out", "kept", "--cache-dir", "cache", "--jobs", "0") == 0
     kept = sorted(str(path.relative_to("kept")) for path in Path("kept").rglob("*") if path.is_file())
-    assert kept == [f"{name}/{view}.csv" for name in ("one", "two") for view in sorted(study.KEPT)]
+    assert kept == [f"{name}/{view}.csv" for name in ("one", "two") for view in sorted(KEPT)]
     one, two = (pd.read_csv(f"kept/{name}/scores.csv") for name in ("one", "two"))
     assert set(one["data_seed"]) == {0, 1}
     assert {"erasure", "integrated-gradients[steps=3]"} <= set(two["method"])

@@ -2,6 +2,9 @@
 
 Three things decide: what trains a model, what makes attributions of it, and what scores them. So a change of a scorer
 trains nothing again. A key is made once per piece and process.
+
+A key is of one machine: device, threads and versions decide, too. What tables that are kept say of their rows is the
+part of it that is the same everywhere, :meth:`Keys.code`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import torch
 from ..base.closure import code_digest, plugin_modules
 from ..base.files import digest
 from ..base.pieces import Cell, Piece, ProblemSpec
+from ..base.portable import portable_digest
 from ..base.reading import checksums
 from ..plugins.configs import as_dict
 from ..plugins.method import Method
@@ -90,6 +94,30 @@ class Keys:
     def scores(self, piece: Piece) -> str:
         """Return the key of what is scored for a piece."""
         return score_key(self[piece])
+
+    def code(self, piece: Piece) -> str:
+        """Return a short hash of what makes and scores a piece, whatever its seeds: the same on every machine.
+
+        It is of the harness's and the plugins' code, their options, the files that they read and the run's options that
+        decide figures; not of versions, device and threads, nor of the code that makes tables of figures.
+        """
+        task, kind = piece.task, TASKS[piece.task]
+        content: dict[str, Any] = {
+            "task": self._portable(task, kind, "attribench.plugins.task"),
+            "scorers": portable_digest("attribench.scoring.judge", *scorer_modules()),
+            "data of scorers": _read(*scorer_modules()),
+            "max_edges": self._plan.max_edges,
+        }
+        if isinstance(piece, Cell):
+            content["method"] = self._portable(piece.method, METHODS[piece.method], "attribench.explaining.job")
+            content["randomised_graphs"] = self._plan.randomised_graphs
+        return "c" + digest(content)[:11]  # a letter first, so that no reader of a table takes it for a number
+
+    def _portable(self, name: str, kind: type[Method] | type[Task], root: str) -> dict[str, Any]:
+        """Return what of a plugin decides on every machine; a folder of data has another path on each."""
+        options = {option: value for option, value in as_dict(self._configs[name]).items() if option != "data_dir"}
+        code = portable_digest(root, *plugin_modules(kind))
+        return {"name": name, "options": options, "code": code, "data": self._checksums(name, kind)}
 
     def _checksums(self, name: str, kind: type[Method] | type[Task]) -> dict[str, str]:
         """Return the checksums of a plugin's files: those that it declares by name, those read at import by content."""

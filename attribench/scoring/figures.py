@@ -184,6 +184,8 @@ CATALOGUE: tuple[Figure, ...] = (
     _neither("planned", "cells that were planned", unit="count", table="comparison"),
     _neither("varied", "what differs between the cells that the means are over: the seeds of data, model or fit",
              unit="text", table="comparison"),
+    _neither("code", "hash of the code, options and data that made the row: in the tables that a study keeps",
+             unit="text"),
     _neither("statuses", "how the cells ended", unit="text", table="comparison"),
     _neither("one_mask", "one mask serves all layers", legend="", unit="yes or no", note="one mask"),
     _neither(
@@ -219,6 +221,8 @@ CATALOGUE: tuple[Figure, ...] = (
     _cost("{what}_forward_passes", "forward passes for it", unit="count"),
     _model("epochs", "epochs of the model's training", unit="count"),
     _model("best_epoch", "the epoch whose model was kept", unit="count"),
+    _model("code", "hash of the code, options and data that made the model: in the tables that a study keeps",
+           unit="text"),
     _model("gold_confirmed", "this model was found to use the gold messages and no others", unit="yes or no"),
     _model("{what}_messages", "what is so without messages, such as the test graphs of a class"),
     _model("unchanged_by_gold_alone", "test graphs whose prediction exactly the gold messages keep"),

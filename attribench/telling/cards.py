@@ -1,11 +1,9 @@
-"""Studies: the CSV files that are kept as reference results, and cards that are written from them."""
+"""Cards of tasks, which are written from the tables that a study has kept."""
 
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..base.errors import UserError
-from ..base.files import write_atomically
 from ..base.names import base_name
 
-KEPT = ("comparison", "scores", "tasks")
 END_MARK = "†"
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-def keep_views(folder: Path, out: Path) -> None:
-    """Copy the small CSV files of a run's folder."""
-    for name in KEPT:
-        write_atomically(out / f"{name}.csv", partial(shutil.copyfile, folder / f"{name}.csv"))
 
 
 class Reference:
@@ -66,7 +56,17 @@ class Reference:
                 f"expected complete cells of {method} on {task or 'any task'} in the reference run {run!r}; got none: "
                 f"{self.folder / run / 'scores.csv'} says how they ended"
             )
-        return float(table.loc[rows, figure].iloc[0])
+        return float(self._column(run, "comparison", figure)[rows[rows].index[0]])
+
+    def _column(self, run: str, view: str, figure: str) -> pd.Series[Any]:
+        """Return a figure of every row; rows may have been made at different times, and none by code that has it."""
+        table = self.table(run, view)
+        if figure not in table:
+            raise UserError(
+                f"expected {figure} in {self.folder / run / f'{view}.csv'}; no row has it: make the run anew with "
+                f"`study --only {run}`"
+            )
+        return table[figure]
 
     def get(self, run: str, method: str, figure: str, task: str | None = None) -> float | None:
         """Return a figure of one row of a comparison; None where there is none."""
@@ -89,7 +89,7 @@ class Reference:
     def each(self, run: str, method: str, figure: str, task: str) -> list[float]:
         """Return a figure of the scores for every cell, in the order of the seeds; NaN for a cell without one."""
         table = self.table(run, "scores")
-        return [float(x) for x in table.loc[_of(table, method, task), figure]]
+        return [float(x) for x in self._column(run, "scores", figure)[_of(table, method, task)]]
 
     def figures(self, run: str, task: str, figure: str) -> list[float]:
         """Return a figure of every problem of a task, in the order of the seeds; nothing where there is none."""
@@ -150,7 +150,7 @@ class Reference:
     def mean(self, run: str, method: str, figure: str, task: str | None = None) -> float:
         """Return the mean over cells of a figure of the scores."""
         table = self.table(run, "scores")
-        return float(table.loc[(table["status"] == "ok") & _of(table, method, task), figure].mean())
+        return float(self._column(run, "scores", figure)[(table["status"] == "ok") & _of(table, method, task)].mean())
 
     def variants(self, run: str, method: str) -> list[str]:
         """Return a method and its variants, in the order of the table."""

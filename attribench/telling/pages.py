@@ -26,9 +26,10 @@ from ..scoring.families import fits
 from ..scoring.figures import CATALOGUE, Table, entry_of
 from ..scoring.scorers import scorers
 from ..storing.records import About, ProblemResult, Record, Result
-from .cards import KEPT, ROOT, Reference, _percent, render_card
+from .cards import ROOT, Reference, _percent, render_card
 from .console import TABLE_WIDTH, say
 from .glossary import glossary
+from .kept import KEPT
 from .tables import KEYS, Report
 from .terminal import print_comparison
 

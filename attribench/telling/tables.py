@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,15 @@ class Report:
             (p.task, p.data_seed, p.model_seed, k): value for p in problems for k, value in enumerate(p.ablations)
         }
         self._confirmed = {(p.task, p.data_seed, p.model_seed): p.figures.get("gold_confirmed") for p in problems}
+
+    def part(self, cells: Collection[Cell]) -> Report:
+        """Return the tables of some cells and their problems alone."""
+        problems = {cell.problem for cell in cells}
+        return Report(
+            [result for result in self.results if result.cell in cells],
+            [p for p in self.problems if ProblemSpec(p.task, p.data_seed, p.model_seed) in problems],
+            self.about,
+        )
 
     def _rows(self) -> list[tuple[dict[str, Any], Scores]]:
         """Return every scored row with the columns that identify it; a problem's controls come after its methods."""
@@ -216,10 +225,15 @@ def _compared(scores: pd.DataFrame) -> list[str]:
     return sorted(ranks, key=lambda name: ranks[name])
 
 
+def write_csv(frame: pd.DataFrame, file: TextIO, header: bool = True) -> None:
+    """Write rows of a table as every CSV file has them."""
+    frame.to_csv(file, index=False, header=header, float_format="%.6g", lineterminator="\n")
+
+
 def _save(frames: Iterable[pd.DataFrame], path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         for i, frame in enumerate(frames):
-            frame.to_csv(file, index=False, header=not i, float_format="%.6g", lineterminator="\n")
+            write_csv(frame, file, header=not i)
         if not file.tell():
             pd.DataFrame(columns=KEYS).to_csv(file, index=False, lineterminator="\n")
 
