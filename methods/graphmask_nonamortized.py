@@ -23,6 +23,8 @@ from attribench.plugins.method import Attribution, Method, Subject, config
 from attribench.plugins.registry import METHODS
 from attribench.plugins.rival import Rival
 
+from ._constraint import Constraint
+
 
 @config
 class NonAmortizedConfig:
@@ -34,6 +36,9 @@ class NonAmortizedConfig:
     multiplier_start: float = Field(5.0, description="raw multiplier; its softplus multiplies; clamped to [-2, 30]")
     sparsity_weight: float = Field(5.0, gt=0, description="weight of the mean expected L0 beside the constraint")
     tolerance: float = Field(0.03, ge=0, description="beta of Eq. 5, nats of D*")
+    max_changed: float = Field(
+        0.02, ge=0, le=1, description="as graphmask's: below 1 a graph's prediction has to stay; 1 for D* alone"
+    )
     relu: bool = Field(True, description="relu around D* - beta; Eq. 5 has none")
     baseline: Literal["none", "scalar", "vector", "training"] = Field(
         "scalar", description="per graph and layer, except training: a vector per layer learned on training graphs"
@@ -55,7 +60,8 @@ def explain_one_at_a_time(subject: Subject, graphs: GraphBatch, options: Any) ->
 class NonAmortizedGraphMask(Method):
     """Non-amortized GraphMask: hard concrete gates optimised on each graph (Schlichtkrull et al. 2021).
 
-    A graph's mask is the sparsest of those checked, all gates open included, whose D* is within the tolerance.
+    A graph's mask is the sparsest of those checked, all gates open included, that meets the constraint of
+    ``graphmask``: D* is within the tolerance, and the prediction stays.
     Score: P(z != 0) at that check.
     """
 
@@ -123,7 +129,7 @@ class NonAmortizedGraphMask(Method):
     def _check(
         self, best: _Best, recording: Recording, distribution: HardConcrete, location: Tensor, parameters: list[Tensor]
     ) -> None:
-        """Keep each graph's mask at the noise's median where it is sparser than the best and within tolerance."""
+        """Keep each graph's mask at the noise's median where it is sparser than the best and meets the constraint."""
         graphs = recording.graphs
         mask = distribution.median(location) > 0.5
         # Of the messages' width: a scalar stands for a constant vector.
@@ -131,8 +137,10 @@ class NonAmortizedGraphMask(Method):
         baselines = [b.expand(graphs.num_graphs, call.width) for b, call in pairs]
         logits = recording.forward(mask.to(location.dtype), baselines)
         divergence = self.subject.output.divergence(recording.logits, logits, graphs)
+        changes = self.subject.output.changes(recording.logits, logits, graphs)
         kept = graphs.sum_per_graph(mask.long().sum(0))
-        better = (divergence <= self.config.tolerance) & ((kept < best.kept) | best.untouched)
+        met = Constraint(self.config.tolerance, self.config.max_changed).met(divergence, *changes)
+        better = met & ((kept < best.kept) | best.untouched)
         best.take(graphs, better, mask, distribution.probability_nonzero(location), baselines, kept)
 
 

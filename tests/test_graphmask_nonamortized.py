@@ -92,7 +92,8 @@ class PlainGraph:
     def check(self, baselines: list[Tensor]) -> None:
         mask = self.stretch(torch.sigmoid(self.location / self.config.temperature)) > 0.5
         logits = plain_logits(self.model, self.graph, mask[None].double(), baselines)[0]
-        if kl(self.reference, logits) <= self.config.tolerance and int(mask.sum()) < self.kept:
+        stays = int(logits.argmax()) == int(self.reference.argmax()) or self.config.max_changed == 1
+        if kl(self.reference, logits) <= self.config.tolerance and stays and int(mask.sum()) < self.kept:
             self.kept, self.mask, self.scores = int(mask.sum()), mask, self.open_probability(self.location)
             self.baselines = [b.detach().clone().expand(6) for b in baselines]
 

@@ -84,7 +84,7 @@ def test_a_card_changes_with_the_files(tmp_path: Path, monkeypatch: pytest.Monke
     elsewhere(monkeypatch, tmp_path)
     after = TASKS["toy"]().card()
     assert "(99.4): **holds**" in before
-    assert "(99.4): **depends on a choice**. F1 12.3" in after
+    assert "(99.4): **does not reproduce**. F1 12.3" in after
 
 
 def test_a_card_without_its_results_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,9 +28,15 @@ class HardConcrete:
     def _stretch(self, logit: Tensor) -> Tensor:
         return (torch.sigmoid(logit / self.temperature) * (self.high - self.low) + self.low).clamp(0, 1)
 
-    def sample(self, location: Tensor, uniform: Tensor) -> Tensor:
-        """Return z in [0, 1] for locations gamma and draws u from U(0, 1) (Eq. 12), differentiable in gamma."""
-        return self._stretch(uniform.log() - (-uniform).log1p() + location)
+    def sample(self, location: Tensor, uniform: Tensor, scale: float = 1.0) -> Tensor:
+        """Return z in [0, 1] for locations gamma and draws u from U(0, 1) (Eq. 12), differentiable in gamma.
+
+        Args:
+            location: gamma, of any shape.
+            uniform: u, of the same shape.
+            scale: of the noise; 0 gives :meth:`median`.
+        """
+        return self._stretch(scale * (uniform.log() - (-uniform).log1p()) + location)
 
     def median(self, location: Tensor) -> Tensor:
         """Return z at u = 1/2: the deterministic gate."""

@@ -78,6 +78,10 @@ class Output(ABC):
         equal = self.decide(reference) == self.decide(rows)
         return equal if equal.dim() == 1 else equal.flatten(1).all(1)
 
+    def says(self, rows: Tensor) -> Tensor:
+        """Return ``(R,)`` bool: does a row say something? By default each does."""
+        return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+
     def explained(self, logits: Tensor, graphs: GraphBatch) -> Tensor:
         """Return what :meth:`loss` and :meth:`target` are about: the prediction, unless another class is asked for."""
         return self.predict(logits, graphs)
@@ -117,6 +121,17 @@ class Output(ABC):
         """Return ``(G,)`` bool: are all predictions of a graph those of the ``reference`` output?"""
         same = self.same(self.select(reference, graphs), self.select(logits, graphs))
         return self._sum((~same).long(), graphs) == 0
+
+    def changes(self, reference: Tensor, logits: Tensor, graphs: GraphBatch) -> tuple[Tensor, Tensor]:
+        """Return ``(G,)`` int64 each: how many of a graph's predictions change, of how many.
+
+        Counted are rows of which either output says something (:meth:`says`): among the tokens of a sentence that have
+        no role with or without messages, none changes, however many they are.
+        """
+        before, after = self.select(reference, graphs), self.select(logits, graphs)
+        counted = self.says(before) | self.says(after)
+        changed = counted & ~self.same(before, after)
+        return self._sum(changed.long(), graphs), self._sum(counted.long(), graphs)
 
     def metric(self, logits: Tensor, labels: Tensor, graphs: GraphBatch) -> float:
         """Return the task's metric."""

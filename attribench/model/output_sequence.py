@@ -31,6 +31,10 @@ class SequenceLabelling(Categorical):
         """Return whether any node has a class other than "none" (0 or 1)."""
         return (self._sum((self.predict(reference, graphs) > 0).long(), graphs) > 0).long()
 
+    def says(self, rows: Tensor) -> Tensor:
+        """Return whether a class other than "none" is predicted."""
+        return self.decide(rows) > 0
+
     def quality(self, rows: Tensor, labels: Tensor) -> float:
         """Return micro F1 over nodes, without class 0; 0 where nothing is predicted or there."""
         predicted, labels = self.decide(rows), labels.view(len(rows))

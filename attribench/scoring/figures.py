@@ -199,6 +199,8 @@ CATALOGUE: tuple[Figure, ...] = (
     _neither("{figure}_layer_{k}", "of one layer, counted from 0", compared=30),
     _neither("diagnostic_{name}", "what the method says of its explanations", unit="any",
              per_graph="diagnostic_{name}"),
+    _neither("fit_unsettled", "the fit ended with its steps, not because it found nothing better any more",
+             unit="yes or no", note="unsettled"),
     _neither("fit_{name}", "what the method says of its fit", unit="any"),
     # Of layers, graphs, cells and models.
     _neither("attribution_share", "the layer's mean share of a graph's scores", table="layers"),

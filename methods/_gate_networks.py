@@ -1,0 +1,85 @@
+"""The networks that predict a location for every gate: Eq. 4 and 7, one per layer, with the layer's baseline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attribench.base.seeds import derive
+from attribench.model.recording import Recording
+
+
+class _Within(torch.autograd.Function):
+    """Clamp to [-bound, bound]; the gradient passes, unless a step along it leads further out."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, bound: float) -> Tensor:
+        ctx.save_for_backward(values)
+        ctx.bound = bound
+        return values.clamp(-bound, bound)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (values,) = ctx.saved_tensors
+        outwards = (values >= ctx.bound) & (gradient < 0) | (values <= -ctx.bound) & (gradient > 0)
+        return gradient.masked_fill(outwards, 0), None
+
+
+def within(values: Tensor, bound: float) -> Tensor:
+    """Return values clamped to [-bound, bound], with the gradient of the identity where it leads inwards."""
+    result: Tensor = _Within.apply(values, bound)
+    return result
+
+
+class GateNetwork(nn.Module):
+    """g of Eq. 4 for one layer: gamma = W2 ReLU(LN(W1 q)) (Eq. 7), and the layer's baseline b.
+
+    Locations are bounded: a gate whose noise never changes it has no gradient, neither of the penalty, so that it could
+    close, nor of D*, so that it could open.
+    """
+
+    def __init__(self, inputs: int, width: int, hidden: int, bias: float, bound: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        self.baseline = nn.Parameter(torch.zeros(width))
+        self.bias = bias
+        self.bound = bound
+
+    def forward(self, q: Tensor) -> Tensor:
+        """Return locations gamma + c ``(E,)`` for ``q`` ``(E, 2 H + D)``."""
+        return within(self.layers(q)[:, 0] + self.bias, self.bound)
+
+
+class Probe(nn.Module):
+    """One gate network per layer.
+
+    Args:
+        recording: the calls that the networks are to fit.
+        hidden: width of the networks.
+        bias: c of Appendix B.
+        bound: of the locations, to both sides of 0.
+        seed: what they are initialised from.
+    """
+
+    def __init__(self, recording: Recording, hidden: int, bias: float, bound: float, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive("probe", seed))
+            self.networks = [GateNetwork(c.inputs().shape[1], c.width, hidden, bias, bound) for c in recording.calls]
+        self.layers = nn.ModuleList(self.networks)
+        self.to(recording.logits)
+
+    def forward(self, recording: Recording, lowest: int = 0) -> Tensor:
+        """Return the locations ``(L - lowest, E)`` of the layers from ``lowest`` up."""
+        calls = zip(self.networks[lowest:], recording.calls[lowest:], strict=True)
+        return torch.stack([network(call.inputs()) for network, call in calls])
+
+    def baselines(self) -> list[Tensor]:
+        """Return b(k) ``(D,)`` of every layer."""
+        return [network.baseline for network in self.networks]
+
+    def gate_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of all gates, without the baselines."""
+        return [parameter for network in self.networks for parameter in network.layers.parameters()]

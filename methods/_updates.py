@@ -1,0 +1,220 @@
+"""How GraphMask's constraint is weighed against its penalty while gates are trained: two rules for the multiplier.
+
+Both descend in gates and baselines by Adam on penalty + multiplier * D*. Baselines learn slowly: else they make up for
+a layer that closes altogether while it closes (a baseline that says "perhaps" everywhere costs little when most graphs
+are undecided anyway), and no single gate that opens again is an improvement.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ._gate_networks import Probe
+
+
+class Update(ABC):
+    """Steps down in a probe's parameters, with a multiplier of its own.
+
+    Args:
+        probe: what is trained.
+        tolerance: beta of Eq. 5.
+        learning_rate: Adam's, of gates.
+        baseline_learning_rate: Adam's, of baselines.
+    """
+
+    def __init__(self, probe: Probe, tolerance: float, learning_rate: float, baseline_learning_rate: float) -> None:
+        self._probe, self._tolerance = probe, tolerance
+        gates, baselines = probe.gate_parameters(), probe.baselines()
+        self._parameters = [*gates, *baselines]
+        self._rates = ((gates, learning_rate), (baselines, baseline_learning_rate))
+        self._optimizer = self._adam()
+
+    def _adam(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam([{"params": part, "lr": rate} for part, rate in self._rates], fused=True)
+
+    @abstractmethod
+    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], float]) -> None:
+        """Update all parameters.
+
+        Args:
+            penalty: mean expected L0 per message of a batch.
+            divergence: D* ``(G,)`` of its graphs.
+            calm: returns their mean D* with less noise in the gates.
+        """
+
+    @abstractmethod
+    def log_multiplier(self) -> float:
+        """Return the logarithm of what D* is weighed with, where the penalty has weight 1."""
+
+    @abstractmethod
+    def stages(self, num_layers: int) -> Iterable[int]:
+        """Return the lowest layer that is gated, for every stage of training."""
+
+    def start(self) -> None:
+        """Start a stage, with further gates that are open."""
+        self._optimizer = self._adam()
+
+    def restart(self) -> None:
+        """Forget the moments, and weigh the constraint more: the probe went back to its best state."""
+        self._optimizer = self._adam()
+
+    def heed(self, strain: float) -> None:  # noqa: B027 - the paper's rule sees no held-out graphs
+        """Take note of how the gates do on graphs that are not trained on: see ``Verdict.strain``."""
+
+    def judged(self) -> Probe:
+        """Return the probe that is judged: the one that is trained."""
+        return self._probe
+
+
+class Controlled(Update):
+    """Steps along two directions, of the penalty and of D*, weighed by a multiplier that is controlled.
+
+    Both gradients have length 1 in every step. Otherwise a gate that closes wrongly sends one thousands of times longer
+    than the penalty's, Adam's second moment remembers it, and the penalty moves nothing for long. And so no scale is
+    given: not the number of edges or layers, not the width of messages, not how the divergence is reduced.
+
+    The multiplier's logarithm is moved by proportional-integral control, by how far D* is from what is aimed at. It is
+    D* of calmer gates than those that are trained with: while gates start open, the noise alone makes it many times the
+    tolerance in large graphs. What is aimed at starts at half the tolerance, falls while the gates are infeasible on
+    graphs that are not trained on, and rises while they are not: so it finds the D* that the predictions allow that may
+    change, where they are the tighter bound, and what of D* is due to noise, where that is much.
+
+    Steps of length 1 do not come to rest. What is judged and kept is a running mean of the parameters (Polyak &
+    Juditsky 1992), as ``torch.optim.swa_utils`` keeps it.
+    """
+
+    PROPORTIONAL = 1.0  # gain of the logarithm
+    INTEGRAL = 0.01  # the same, per step
+    SMOOTHING = 0.8  # of D* over steps, whose tail is heavy
+    EXCESS = 2.0  # the largest that counts: one graph with D* of 10 nats is no reason to open everything
+    START, RANGE = 2.0, 5.0  # of the logarithm, the latter to both sides of 0
+    EXPONENT, LOWER, HIGHER = 0.5, 0.7, 1.3  # the aim's change with the strain after a check: exponent and bounds
+    AVERAGING = 0.98  # decay per step of the running mean of parameters
+    LEAST, MOST = 0.01, 10.0  # of the aim, in parts of the tolerance
+
+    def __init__(self, probe: Probe, tolerance: float, learning_rate: float, baseline_learning_rate: float) -> None:
+        super().__init__(probe, tolerance, learning_rate, baseline_learning_rate)
+        self._aim = tolerance / 2
+        self.start()
+
+    def stages(self, num_layers: int) -> Iterable[int]:
+        """Gate all layers from the start: one after another, an upper one takes what is allowed to all."""
+        return (0,)
+
+    def start(self) -> None:
+        """Weigh the constraint more than the penalty."""
+        super().start()
+        self._log, self._restarts = self.START, 0
+        self._smoothed = self._aim
+        self._mean = self._averaged()
+
+    def restart(self) -> None:
+        """Start higher than the last time."""
+        super().restart()
+        self._restarts += 1
+        self._log, self._smoothed = min(self.START + self._restarts, self.RANGE), self._aim
+        self._mean = self._averaged()
+
+    def heed(self, strain: float) -> None:
+        """Aim lower where the gates are infeasible, higher otherwise."""
+        change = max(strain, math.ulp(0.0)) ** -self.EXPONENT
+        aim = self._aim * min(max(change, self.LOWER), self.HIGHER)
+        self._aim = min(max(aim, self.LEAST * self._tolerance), self.MOST * self._tolerance)
+
+    def judged(self) -> Probe:
+        """Return the running mean of the probe's parameters, as a probe."""
+        return cast(Probe, self._mean.module)
+
+    def _averaged(self) -> AveragedModel:
+        return AveragedModel(self._probe, multi_avg_fn=get_ema_multi_avg_fn(self.AVERAGING))
+
+    def log_multiplier(self) -> float:
+        """Return the logarithm of how much longer the step along D* is than that along the penalty."""
+        return self._log
+
+    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], float]) -> None:
+        """Move the multiplier by what D* is above or below the aim, then the parameters."""
+        self._smoothed = self.SMOOTHING * self._smoothed + (1 - self.SMOOTHING) * calm()
+        excess = min(max(self._smoothed / self._aim - 1, -1.0), self.EXCESS)
+        self._log = self._bounded(self._log + self.INTEGRAL * excess)
+        multiplier = math.exp(self._bounded(self._log + self.PROPORTIONAL * excess))
+        for parameter, along_penalty, along_divergence in zip(
+            self._parameters, self._direction(penalty, retain=True), self._direction(divergence.mean()), strict=True
+        ):
+            parameter.grad = (along_penalty + multiplier * along_divergence) / (1 + multiplier)
+        self._optimizer.step()
+        self._mean.update_parameters(self._probe)
+
+    def _bounded(self, logarithm: float) -> float:
+        return min(max(logarithm, -self.RANGE), self.RANGE)
+
+    def _direction(self, value: Tensor, *, retain: bool = False) -> list[Tensor]:
+        """Return the gradient of a value with respect to all parameters, of length 1, or 0 where there is none."""
+        gradients = torch.autograd.grad(
+            value, self._parameters, retain_graph=retain, allow_unused=True, materialize_grads=True
+        )
+        length = torch.stack(torch._foreach_norm(gradients)).norm()
+        return list(torch._foreach_div(gradients, length.clamp(min=torch.finfo(length.dtype).tiny)))
+
+
+class Lagrangian(Update):
+    """Gradient ascent in the multiplier, by centred RMSProp: Eq. 5 and Appendix C.
+
+    Args:
+        probe, tolerance, learning_rate, baseline_learning_rate: as for :class:`Update`.
+        relu: around the excess of each graph's D* over the tolerance, as in the released code; Eq. 5 has none.
+    """
+
+    RATE = 1e-2  # RMSProp's
+    START = 5.0  # raw; its softplus multiplies
+    RANGE = (-2.0, 30.0)  # raw
+    RAISE = 2.0  # raw, on restarting
+    WEIGHT = 5.0  # of the penalty, the released code's on the toy
+    CLIP = 0.3  # largest norm of the gradient: see Controlled.step
+
+    def __init__(
+        self, probe: Probe, tolerance: float, learning_rate: float, baseline_learning_rate: float, *, relu: bool
+    ) -> None:
+        super().__init__(probe, tolerance, learning_rate, baseline_learning_rate)
+        self._relu = relu
+        self._raw = self._parameters[0].new_full((), self.START).requires_grad_()
+        self._raw_optimizer = torch.optim.RMSprop([self._raw], lr=self.RATE, centered=True, maximize=True)
+
+    def stages(self, num_layers: int) -> Iterable[int]:
+        """Gate one layer after another, from the top."""
+        return reversed(range(num_layers))
+
+    def start(self) -> None:
+        """Go on: the paper says of no restart between layers."""
+
+    def restart(self) -> None:
+        """Raise the multiplier."""
+        super().restart()
+        with torch.no_grad():
+            self._raw += self.RAISE
+
+    def log_multiplier(self) -> float:
+        """Return the logarithm of what D* is weighed with, of the penalty's weight."""
+        return math.log(float(F.softplus(self._raw.detach())) / self.WEIGHT)
+
+    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], float]) -> None:
+        """Step down in the parameters and up in the multiplier."""
+        excess = divergence - self._tolerance
+        self._raw.grad = None
+        loss = self.WEIGHT * penalty + F.softplus(self._raw) * (excess.relu() if self._relu else excess).mean()
+        for parameter in self._parameters:
+            parameter.grad = None
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self._parameters, self.CLIP)
+        self._optimizer.step()
+        self._raw_optimizer.step()
+        with torch.no_grad():
+            self._raw.clamp_(*self.RANGE)

@@ -1,0 +1,356 @@
+"""Amortized GraphMask: its objective against a plain loop, its constraint, its updates, and what it finds."""
+
+import importlib
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from test_methods import SumOfMessages
+from torch import Tensor
+from torch.nn import functional as F
+
+from attribench.base.errors import Infeasible
+from attribench.checking.methods import contract_subject, random_graphs
+from attribench.model.graphs import GraphBatch
+from attribench.model.hard_concrete import HardConcrete
+from attribench.model.model import GraphModel
+from attribench.model.output import GraphClassification
+from attribench.plugins.configs import make_config
+from attribench.plugins.method import Subject
+from attribench.plugins.registry import METHODS, TASKS
+from attribench.plugins.task import TaskSeeds, Workshop, build_problem, without_cache
+from attribench.scoring.gold import by_layer
+
+KIND = METHODS["graphmask"]
+UNCONSTRAINED: dict[str, Any] = {"tolerance": 1e6, "max_changed": 1.0, "max_retained": 1.0}
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(f"attribench.methods.{name}")
+
+
+def make(subject: Subject, seed: int = 0, **options: Any) -> Any:
+    method: Any = KIND(make_config("graphmask", KIND.Config, options), subject=subject, seed=seed)
+    method.distribution = HardConcrete()
+    method.constraint = module("_constraint").Constraint(
+        method.config.tolerance, method.config.max_changed, method.config.margin
+    )
+    return method
+
+
+class Spy:
+    """An update that keeps what it is given and changes nothing."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[float, Tensor, float]] = []
+
+    def step(self, penalty: Tensor, divergence: Tensor, calm: Any) -> None:
+        self.steps.append((float(penalty.detach()), divergence.detach(), calm()))
+
+
+def test_the_objective_against_a_plain_loop() -> None:
+    """One evaluation of Eq. 5, 7, 11 and 12 graph by graph and edge by edge, for the two upper of three layers."""
+    subject, graphs = contract_subject(3), random_graphs(4, "objective")
+    method, spy = make(subject, seed=1), Spy()
+    with method.gates() as gates:
+        recording = gates.record(graphs)
+        method.probe = module("_gate_networks").Probe(recording, 5, 0.4, 9.0, 1)  # away from open, so that draws decide
+        with torch.no_grad():
+            for network in method.probe.networks:
+                network.baseline.normal_(generator=torch.Generator().manual_seed(0))
+        method._step(spy, recording, 1, torch.Generator().manual_seed(9))
+        drawn = torch.rand(2, graphs.num_edges, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+        uniform = torch.cat([torch.zeros_like(drawn[:1]), drawn])
+        z, calm = torch.ones(2, 3, graphs.num_edges).double()
+        nonzero = torch.zeros(3, graphs.num_edges).double()
+        for k in (1, 2):
+            network, call = method.probe.networks[k], recording.calls[k]
+            w1, norm, _, w2 = network.layers
+            for e in range(graphs.num_edges):
+                u, v = graphs.edge_index[:, e]
+                q = torch.cat([call.h_source[u], call.h_target[v], call.messages[e]])
+                hidden = F.layer_norm(w1.weight @ q + w1.bias, (len(w1.bias),), norm.weight, norm.bias).relu()
+                location = float((w2.weight[0] @ hidden + w2.bias[0]).detach()) + 0.4
+                logit = float((uniform[k, e] / (1 - uniform[k, e])).log())
+                for gates_of, scale in ((z, 1.0), (calm, 0.5)):
+                    s = 1 / (1 + math.exp(-(scale * logit + location) * 3))
+                    gates_of[k, e] = float(min(1, max(0, s * 1.2 - 0.2)) > 0.5)
+                nonzero[k, e] = 1 / (1 + 0.2 ** (1 / 3) * math.exp(-location))
+        assert 0 < z[1:].mean() < 1
+        assert not torch.equal(z, calm)
+        penalties, divergences = [], torch.zeros(2, graphs.num_graphs).double()
+        for g in range(graphs.num_graphs):
+            edges, one = graphs.edge_graph == g, torch.tensor([g])
+            penalties.append(float(nonzero[1:, edges].mean()))
+            alone = gates.record(graphs.select(one))
+            for row, gates_of in enumerate((z, calm)):
+                logits = alone.forward(gates_of[:, edges], method.probe.baselines())[0].detach()
+                p, log_p = alone.logits[0].softmax(0), alone.logits[0].log_softmax(0)
+                divergences[row, g] = (p * (log_p - logits.log_softmax(0))).sum()
+    ((penalty, divergence, calmer),) = spy.steps
+    assert penalty == pytest.approx(sum(penalties) / graphs.num_graphs, abs=1e-9)
+    assert torch.allclose(divergence, divergences[0], rtol=0, atol=1e-9)
+    assert calmer == pytest.approx(float(divergences[1].mean()), abs=1e-9)
+
+
+def test_the_constraint_by_hand() -> None:
+    constraint = module("_constraint").Constraint(0.1, 0.25, 2.0)
+    divergence = torch.tensor([0.0, 0.02, 0.02, 0.04])
+    changes = torch.tensor([0, 0, 1, 1]), torch.tensor([2, 0, 5, 1])
+    verdict = constraint.judge(divergence, *changes)
+    assert (verdict.divergence, verdict.changed) == (pytest.approx(0.02), 0.25)
+    by_divergence = (0.02 + 2 * math.sqrt(0.0002) / 2) / 0.1
+    by_change = (0.25 + 2 * math.sqrt(3 / 10 * 7 / 10 / 8)) / 0.25
+    assert verdict.strain == pytest.approx(max(by_divergence, by_change))
+    assert not verdict.feasible
+    lenient = replace(constraint, max_changed=1.0, margin=0.0).judge(divergence, *changes)
+    assert lenient.strain == pytest.approx(0.25)  # all may change: two of eight did
+    assert constraint.met(divergence, *changes).tolist() == [True, True, True, False]  # of five one may change
+    assert replace(constraint, max_changed=1.0).met(divergence * 3, *changes).tolist() == [True, True, True, False]
+
+
+def test_no_change_in_a_few_graphs_does_not_say_that_there_is_none() -> None:
+    constraint = module("_constraint").Constraint(0.1, 0.02, 1.0)
+    few, many = (constraint.judge(torch.zeros(n), torch.zeros(n), torch.ones(n)).strain for n in (20, 2000))
+    assert many < 0.1 < 1 < few
+
+
+def test_no_graph_is_both_fitted_and_judged() -> None:
+    subject = contract_subject(1)
+    fitted, held_out = make(subject, held_out=0.25)._split()
+    validation, aside = (set(graphs.graph_key.tolist()) for graphs in held_out)
+    trained = set(fitted.graph_key.tolist())
+    assert validation == set(subject.validation.graph_key.tolist())
+    assert len(aside) == subject.train.num_graphs // 4
+    assert trained.isdisjoint(aside)
+    assert trained | aside == set(subject.train.graph_key.tolist())
+    whole, only = make(subject, held_out=0.0)._split()
+    assert whole is subject.train
+    assert only == [subject.validation]
+
+
+@pytest.mark.parametrize(
+    ("update", "stages"), [("controlled", [0] * 15), ("paper", [2] * 5 + [1] * 5 + [0] * 5), ("released", [2] * 5)]
+)
+def test_the_papers_rule_gates_layers_from_the_top(update: str, stages: list[int]) -> None:
+    options: dict[str, Any] = {"steps": 9, "steps_per_layer": 3, "batch_size": 20, "held_out": 0, "check_every": 100}
+    method: Any = make(contract_subject(3), **options, update=update)
+    step, seen = method._step, []
+
+    def spy(update: Any, recording: Any, lowest: int, noise: torch.Generator) -> None:
+        seen.append((lowest, set(recording.graphs.graph_key.tolist())))
+        step(update, recording, lowest, noise)
+
+    method._step = spy
+    method._train(0)
+    assert [lowest for lowest, _ in seen][: len(stages)] == stages
+    assert len(seen) == 15
+    assert len(seen[0][1] | seen[1][1]) == 40  # one epoch of 40 graphs is two batches of 20
+
+
+def test_the_best_probe_is_restored_and_the_constraint_weighed_more() -> None:
+    """Closed gates do not open again, so a probe that stays infeasible is given up for the best one."""
+    method = make(contract_subject(2), steps=50, steps_per_layer=10, check_every=10, patience=2)
+    check, raised = method._check, list[float]()
+    found: list[Any] = []
+
+    def judge(*arguments: Any) -> Any:
+        """Call every probe infeasible, except the first."""
+        now = check(*arguments)
+        found.append(replace(now, verdict=replace(now.verdict, strain=2.0 if found else 0.0)))
+        return found[-1]
+
+    method._check = judge
+    controlled = module("_updates").Controlled
+    restart = controlled.restart
+
+    def spy(update: Any) -> None:
+        restart(update)
+        raised.append(update.log_multiplier())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(controlled, "restart", spy)
+        best = method._train(0)
+    assert method.figures["restored"] == 2  # of six checks the first is less strained than any before, then two each
+    assert raised == [3.0, 4.0]
+    assert best is found[0]
+    assert all(torch.equal(method.probe.state_dict()[name], value) for name, value in found[0].state.items())
+
+
+def checkpoint(strain: float, retained: float = 1.0) -> Any:
+    kinds = module("graphmask")
+    return kinds.Checkpoint({}, kinds.Verdict(0.0, 0.0, strain), retained)
+
+
+def test_a_probe_that_comes_back_is_waited_for() -> None:
+    progress = module("graphmask")._Progress(checkpoint(0.0), stop_after=2, patience=2)
+    for strain in (5.0, 4.0, 3.0, 3.5, 2.0):
+        progress.add(checkpoint(strain))
+        assert not progress.lost
+    for strain in (1.99, 1.98):  # hardly less
+        assert not progress.lost
+        progress.add(checkpoint(strain))
+    assert progress.lost
+    assert progress.restore() is progress.best
+    assert not progress.lost
+
+
+def test_it_is_settled_when_feasible_probes_get_no_sparser() -> None:
+    progress = module("graphmask")._Progress(checkpoint(0.0), stop_after=2, patience=99)
+    for strain, retained in ((0.5, 1.0), (0.5, 1.0), (0.5, 1.0), (0.5, 0.9), (2.0, 0.5), (2.0, 0.5), (0.5, 0.895)):
+        progress.add(checkpoint(strain, retained))
+        assert not progress.settled
+    progress.add(checkpoint(0.5, 0.95))
+    assert progress.settled
+    assert progress.best.retained == 0.895
+
+
+class Weight(torch.nn.Module):
+    """A probe of one gate that costs its openness, and whose closing costs D* of ``scale`` times the square."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.gate = torch.nn.Parameter(torch.tensor([1.0]))
+        self.baseline = torch.nn.Parameter(torch.zeros(1))
+
+    def gate_parameters(self) -> list[torch.nn.Parameter]:
+        return [self.gate]
+
+    def baselines(self) -> list[torch.nn.Parameter]:
+        return [self.baseline]
+
+    def divergence(self) -> Tensor:
+        return self.scale * (1 - self.gate).square() + 0 * self.baseline
+
+
+def test_the_multiplier_finds_what_is_aimed_at_the_same_way_at_every_scale() -> None:
+    """Half the tolerance is aimed at: (1 - gate)^2 = 0.005 where the tolerance is 0.01 of the scale."""
+    courses = []
+    for scale in (1 / 256, 1.0, 256.0):
+        probe = Weight(scale)
+        update, course = module("_updates").Controlled(probe, 0.01 * scale, 3e-3, 1e-4), []
+        for _ in range(2000):
+            update.step(probe.gate.sum(), probe.divergence(), lambda p=probe: float(p.divergence().detach()))
+            course.append(float(probe.gate.detach()))
+        courses.append(torch.tensor(course))
+    assert torch.allclose(courses[0], courses[1], atol=1e-5)
+    assert torch.allclose(courses[2], courses[1], atol=1e-5)
+    assert float((1 - courses[1][1000:]).square().mean()) == pytest.approx(0.005, rel=0.1)
+
+
+def test_the_aim_follows_the_strain_on_held_out_graphs() -> None:
+    update = module("_updates").Controlled(Weight(1.0), 0.2, 1e-3, 1e-4)
+    aims = []
+    for strain in (9.0, 1.21, 1.0, 0.64, 0.0, 0.0):
+        update.heed(strain)
+        aims.append(update._aim)
+    expected = [0.07, 0.07 / 1.1, 0.07 / 1.1, 0.0875 / 1.1, 0.11375 / 1.1, 0.147875 / 1.1]
+    assert aims == pytest.approx(expected)
+
+
+def test_what_is_judged_is_a_running_mean_of_the_parameters() -> None:
+    probe = Weight(1.0)
+    update = module("_updates").Controlled(probe, 0.01, 3e-3, 1e-4)
+    mean = None
+    for _ in range(50):
+        update.step(probe.gate.sum(), probe.divergence(), lambda: 0.0)
+        now = float(probe.gate.detach())
+        mean = now if mean is None else 0.98 * mean + 0.02 * now
+    assert float(update.judged().gate.detach()) == pytest.approx(mean, abs=1e-6)
+    assert mean != pytest.approx(now, abs=1e-5)
+    update.restart()
+    assert float(update.judged().gate.detach()) == pytest.approx(now)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_the_papers_update_against_a_plain_one(relu: bool) -> None:
+    """Centred RMSProp upwards in the raw multiplier, Adam downwards in the gate, the gradient clipped at 0.3."""
+    probe = Weight(2.0)
+    update = module("_updates").Lagrangian(probe, 0.05, 0.1, 1e-4, relu=relu)
+    gate, raw, m, v, square, mean = 1.0, 5.0, 0.0, 0.0, 0.0, 0.0
+    for t in range(1, 30):
+        update.step(probe.gate.sum(), probe.divergence(), lambda: math.nan)
+        excess, slope = 2 * (1 - gate) ** 2 - 0.05, -4 * (1 - gate)
+        if relu and excess < 0:
+            excess, slope = 0.0, 0.0
+        gradient = 5 + math.log1p(math.exp(raw)) * slope
+        gradient *= min(1, 0.3 / (abs(gradient) + 1e-6))
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        gate -= 0.1 * m / (1 - 0.9**t) / (math.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        ascent = excess / (1 + math.exp(-raw))
+        square, mean = 0.99 * square + 0.01 * ascent**2, 0.99 * mean + 0.01 * ascent
+        raw = min(30, max(-2, raw + 0.01 * ascent / (math.sqrt(max(0, square - mean**2)) + 1e-8)))
+        assert float(probe.gate.detach()) == pytest.approx(gate, abs=2e-5)
+        assert update.log_multiplier() == pytest.approx(math.log(math.log1p(math.exp(raw)) / 5), abs=1e-4)
+
+
+def test_it_stops_when_nothing_sparser_is_found() -> None:
+    options = {**UNCONSTRAINED, "steps": 3000, "check_every": 10, "stop_after": 3, "learning_rate": 0.01}
+    method = make(contract_subject(1), **options)
+    method.fit()
+    assert method.figures["steps"] < 3000
+    assert method.figures["unsettled"] == 0
+    short = make(contract_subject(1), **{**options, "steps": 20})
+    short.fit()
+    assert short.figures["unsettled"] == 1
+
+
+def test_it_says_infeasible_rather_than_score_a_collapse() -> None:
+    method = make(contract_subject(1), steps=40, tolerance=1e-9, restarts=1)
+    with pytest.raises(Infeasible, match="no probe in 2 attempts"):
+        method.fit()
+
+
+def test_it_finds_the_edges_that_matter() -> None:
+    """Only edges of type 0 carry anything: a trained probe retains these and no others."""
+
+    class TypeZero(SumOfMessages):
+        def forward(self, x: Tensor, edge_index: Tensor, edge_type: Tensor | None = None) -> Tensor:
+            out: Tensor = self.propagate(edge_index, x=x, edge_type=edge_type)
+            return out
+
+        def message(self, x_j: Tensor, edge_type: Tensor) -> Tensor:  # type: ignore[override]
+            return 3 * torch.stack([(edge_type == 0).to(x_j.dtype), torch.ones_like(x_j[:, 0])], dim=-1)
+
+    class Counter(GraphModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = TypeZero()
+
+        def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
+            h = self.layer(graphs["x"], graphs.edge_index, graphs["edge_type"])[:, 0]
+            total = h.new_zeros(graphs.num_graphs).index_add(0, graphs.batch, h)
+            return torch.stack([torch.full_like(total, 4.5), total], dim=-1)
+
+    train = random_graphs(600, "many")
+    graphs = random_graphs(100, "check")
+    subject = Subject(Counter(), GraphClassification(), train, graphs, 1)
+    method = KIND(KIND.Config(batch_size=16, learning_rate=3e-3, hidden=8), subject=subject, seed=0)
+    method.fit()
+    attribution = method.attribute(graphs)
+    assert attribution.hard_mask is not None
+    truth = graphs["edge_type"] == 0
+    assert float((attribution.hard_mask[0] == truth).double().mean()) > 0.99
+    one_type = replace(graphs, edge={"edge_type": torch.ones_like(graphs["edge_type"])})
+    empty = method.attribute(one_type).hard_mask
+    assert empty is not None
+    assert not empty.any()
+
+
+def test_it_finds_the_layer() -> None:
+    """On a path of a red and a blue edge, red edges are retained in the first layer and blue ones in the second."""
+    task = TASKS["two-hop"]
+    config = make_config("two-hop", task.Config, {"train": 600, "validation": 100, "test": 60})
+    problem = build_problem(task(config), TaskSeeds(1000, 1000), Workshop(torch.device("cpu"), without_cache))
+    rates = {"learning_rate": 3e-3, "baseline_learning_rate": 3e-4}  # for the sake of speed
+    method = KIND(KIND.Config(steps=1500, steps_per_layer=300, **rates), subject=problem.subject(), seed=0)
+    method.fit()
+    test = problem.splits["test"]
+    mask = method.attribute(test.graphs).hard_mask
+    assert mask is not None
+    assert test.gold is not None
+    for row in by_layer(mask.float(), mask, test.gold):
+        assert row["f1"] > 0.9
