@@ -248,9 +248,10 @@ def _spread(name: str, values: Any) -> dict[str, float | None]:
     count = len(values)
     low = high = None
     if count >= CONFIDENCE_CELLS:
-        from scipy.stats import ttest_1samp  # takes a second, which only intervals need
+        from scipy.stats import sem, t  # takes a second, which only intervals need
 
-        interval = ttest_1samp(values, 0).confidence_interval() if np.ptp(values) else (values[0], values[0])
+        error = sem(values)
+        interval = t.interval(0.95, count - 1, values.mean(), error) if error else (values[0], values[0])
         low, high = map(float, interval)
     return {
         f"{name}_mean": float(values.mean()) if count else None,
