@@ -21,7 +21,7 @@ SMALL = [
 ]
 SETTINGS = {
     "gnnexplainer": ["steps=30"],
-    "graphmask": ["steps=60", "tolerance=1e6", "max_retained=1"],
+    "graphmask": ["steps=60", "tolerance=1e6", "max_changed=1", "max_retained=1"],
     "graphmask-nonamortized": ["steps=30"],
     "information-bottleneck": ["steps=60"],
 }

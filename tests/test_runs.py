@@ -56,7 +56,7 @@ SETTINGS = [
 ]
 BUILT_IN = [
     *(word for name, steps in STEPS.items() for word in ("--set", f"{name}.steps={steps}")),
-    *("--set", "graphmask.tolerance=1e6", "--set", "graphmask.max_retained=1"),
+    *("--set", "graphmask.tolerance=1e6", "--set", "graphmask.max_changed=1", "--set", "graphmask.max_retained=1"),
     *("--methods", f"integrated-gradients,{','.join(STEPS)},bulky[rank=1],bulky[rank=2]"),
     *("--plugin", "bulky.py"),
 ]
