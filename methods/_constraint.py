@@ -55,12 +55,14 @@ class Constraint:
         """Judge graphs together, from D* ``(G,)`` and ``Output.changes``, ``(G,)`` each."""
         mean = float(divergence.mean())
         error = float(divergence.std(correction=0)) / len(divergence) ** 0.5
-        changes, count = int(changed.sum()), int(predictions.sum())
-        # One of each kind more than was seen: no change in a few predictions does not say that there is none.
-        guess = (changes + 1) / (count + 2)
-        share, uncertain = changes / max(1, count), (guess * (1 - guess) / max(1, count)) ** 0.5
-        parts = ((mean, error, self.tolerance), (share, uncertain, self.max_changed))
-        return Verdict(mean, share, max(_ratio(value + self.margin * error, most) for value, error, most in parts))
+        count = max(1, int(predictions.sum()))
+        share = int(changed.sum()) / count
+        uncertain = (share * (1 - share) / count) ** 0.5
+        strains = (
+            _ratio(mean + self.margin * error, self.tolerance),
+            _ratio(min(1.0, share + self.margin * uncertain), self.max_changed),  # no more than all of them change
+        )
+        return Verdict(mean, share, max(strains))
 
 
 def _ratio(value: float, most: float) -> float:
