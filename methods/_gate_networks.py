@@ -36,8 +36,7 @@ def within(values: Tensor, bound: float) -> Tensor:
 class GateNetwork(nn.Module):
     """g of Eq. 4 for one layer: gamma = W2 ReLU(LN(W1 q)) (Eq. 7), and the layer's baseline b.
 
-    Locations are bounded: a gate whose noise never changes it has no gradient, neither of the penalty, so that it could
-    close, nor of D*, so that it could open.
+    Locations are bounded, so that no gate is far from where it changes, and each is drawn the other way at times.
     """
 
     def __init__(self, inputs: int, width: int, hidden: int, bias: float, bound: float) -> None:

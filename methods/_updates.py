@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from attribench.model.hard_concrete import HardConcrete, straight_through_round, trapezoidal_gate
+
 from ._gate_networks import Probe
 
 
@@ -41,11 +43,19 @@ class Update(ABC):
         return torch.optim.Adam([{"params": part, "lr": rate} for part, rate in self._rates], fused=True)
 
     @abstractmethod
+    def gates(self, distribution: HardConcrete, locations: Tensor, uniform: Tensor) -> Tensor:
+        """Return gates ``(K, E)`` of 0 and 1, with a gradient in ``locations``, for draws from U(0, 1)."""
+
+    @abstractmethod
+    def sparsity(self, distribution: HardConcrete, locations: Tensor) -> Tensor:
+        """Return ``(K, E)``, the summands of the penalty."""
+
+    @abstractmethod
     def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], float]) -> None:
         """Update all parameters.
 
         Args:
-            penalty: mean expected L0 per message of a batch.
+            penalty: mean of :meth:`sparsity` over the messages of a batch.
             divergence: D* ``(G,)`` of its graphs.
             calm: returns their mean D* with less noise in the gates.
         """
@@ -77,6 +87,9 @@ class Update(ABC):
 class Controlled(Update):
     """Steps along two directions, of the penalty and of D*, weighed by a multiplier that is controlled.
 
+    Gradients of gates are taken by ``trapezoidal_gate``, which says why: the paper's, straight through a hard concrete
+    gate, vanish where it is almost sure, and a gate that closed wrongly stays closed.
+
     Both gradients have length 1 in every step. Otherwise a gate that closes wrongly sends one thousands of times longer
     than the penalty's, Adam's second moment remembers it, and the penalty moves nothing for long. And so no scale is
     given: not the number of edges or layers, not the width of messages, not how the divergence is reduced.
@@ -97,6 +110,7 @@ class Controlled(Update):
     EXCESS = 2.0  # the largest that counts: one graph with D* of 10 nats is no reason to open everything
     START, RANGE = 2.0, 5.0  # of the logarithm, the latter to both sides of 0
     EXPONENT, LOWER, HIGHER = 0.5, 0.7, 1.3  # the aim's change with the strain after a check: exponent and bounds
+    MOST_WEIGHT = 4.0  # of one end of a gate, see trapezoidal_gate
     AVERAGING = 0.98  # decay per step of the running mean of parameters
     LEAST, MOST = 0.01, 10.0  # of the aim, in parts of the tolerance
 
@@ -108,6 +122,15 @@ class Controlled(Update):
     def stages(self, num_layers: int) -> Iterable[int]:
         """Gate all layers from the start: one after another, an upper one takes what is allowed to all."""
         return (0,)
+
+    def gates(self, distribution: HardConcrete, locations: Tensor, uniform: Tensor) -> Tensor:
+        """Return gates with the gradient of an expectation in their locations, without the factor dP/dgamma."""
+        open_ = distribution.probability_open(locations)
+        return trapezoidal_gate(distribution.sample(locations, uniform), locations, open_, self.MOST_WEIGHT)
+
+    def sparsity(self, distribution: HardConcrete, locations: Tensor) -> Tensor:
+        """Return the locations: the expected number of open gates, without the factor dP/dgamma in its gradient."""
+        return locations
 
     def start(self) -> None:
         """Weigh the constraint more than the penalty."""
@@ -191,6 +214,14 @@ class Lagrangian(Update):
     def stages(self, num_layers: int) -> Iterable[int]:
         """Gate one layer after another, from the top."""
         return reversed(range(num_layers))
+
+    def gates(self, distribution: HardConcrete, locations: Tensor, uniform: Tensor) -> Tensor:
+        """Return gates that are rounded straight through (Appendix B)."""
+        return straight_through_round(distribution.sample(locations, uniform))
+
+    def sparsity(self, distribution: HardConcrete, locations: Tensor) -> Tensor:
+        """Return the expected L0 of Eq. 11."""
+        return distribution.probability_nonzero(locations)
 
     def start(self) -> None:
         """Go on: the paper says of no restart between layers."""

@@ -41,10 +41,19 @@ def make(subject: Subject, seed: int = 0, **options: Any) -> Any:
 
 
 class Spy:
-    """An update that keeps what it is given and changes nothing."""
+    """An update with the paper's gates, or those of ``kind``, that keeps what it is given and changes nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "Lagrangian") -> None:
         self.steps: list[tuple[float, Tensor, float]] = []
+        self.kind = getattr(module("_updates"), kind)
+
+    def gates(self, *arguments: Any) -> Tensor:
+        gates: Tensor = self.kind.gates(self.kind, *arguments)
+        return gates
+
+    def sparsity(self, *arguments: Any) -> Tensor:
+        sparsity: Tensor = self.kind.sparsity(self.kind, *arguments)
+        return sparsity
 
     def step(self, penalty: Tensor, divergence: Tensor, calm: Any) -> None:
         self.steps.append((float(penalty.detach()), divergence.detach(), calm()))
@@ -93,6 +102,26 @@ def test_the_objective_against_a_plain_loop() -> None:
     assert penalty == pytest.approx(sum(penalties) / graphs.num_graphs, abs=1e-9)
     assert torch.allclose(divergence, divergences[0], rtol=0, atol=1e-9)
     assert calmer == pytest.approx(float(divergences[1].mean()), abs=1e-9)
+
+
+def test_both_updates_pass_through_the_same_gates() -> None:
+    """Of the same draws: only their gradients differ, and the controlled penalty is the mean location."""
+    subject, graphs = contract_subject(2), random_graphs(4, "objective")
+    method = make(subject, seed=1)
+    steps = []
+    with method.gates() as gates:
+        recording = gates.record(graphs)
+        method.probe = module("_gate_networks").Probe(recording, 5, 0.4, 9.0, 1)
+        for kind in ("Lagrangian", "Controlled"):
+            spy = Spy(kind)
+            method._step(spy, recording, 0, torch.Generator().manual_seed(9))
+            steps += spy.steps
+        locations = method.probe(recording).mean(0)
+        means = [locations[graphs.edge_graph == g].mean() for g in range(graphs.num_graphs)]
+    (_, divergence, calm), (penalty, same, calm_too) = steps
+    assert torch.equal(divergence, same)
+    assert calm == calm_too
+    assert penalty == pytest.approx(float(sum(means).detach()) / graphs.num_graphs, abs=1e-9)
 
 
 def test_the_constraint_by_hand() -> None:

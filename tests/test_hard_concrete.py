@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attribench.model.hard_concrete import HardConcrete, straight_through_round
+from attribench.model.hard_concrete import HardConcrete, straight_through_round, trapezoidal_gate
 
 SAMPLES = 200_000
 UNIFORM = torch.rand(SAMPLES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -123,3 +123,41 @@ def test_straight_through_round() -> None:
     (rounded * weights).sum().backward()
     assert z.grad is not None
     assert z.grad.tolist() == weights.tolist()
+
+
+@pytest.mark.parametrize(("temperature", "low", "high"), [(1 / 3, -0.2, 1.0), (0.5, -0.1, 1.1), (1 / 3, 0.0, 1.0)])
+def test_the_probability_of_a_rounded_gate_is_its_share_of_draws(temperature: float, low: float, high: float) -> None:
+    distribution, uniform = HardConcrete(temperature, low, high), (torch.arange(100_000).double() + 0.5) / 100_000
+    for location in (-3.0, 0.0, 0.3, 2.0):
+        share = (distribution.sample(torch.tensor(location).double(), uniform) > 0.5).double().mean()
+        assert float(distribution.probability_open(torch.tensor(location))) == pytest.approx(float(share), abs=2e-5)
+
+
+def test_the_trapezoidal_gradient_is_that_of_the_expectation_of_a_quadratic() -> None:
+    """Two gates that interact; all that is left out is dP/dgamma."""
+    distribution, many = HardConcrete(), 600
+    ticks = (torch.arange(many).double() + 0.5) / many
+    uniform = torch.cartesian_prod(ticks, ticks)
+    location = torch.tensor([1.3, -0.8], dtype=torch.float64, requires_grad=True)
+    probability = distribution.probability_open(location)
+
+    def f(z: torch.Tensor) -> torch.Tensor:
+        return 2 * z[..., 0] ** 2 - 3 * z[..., 0] * z[..., 1] + 0.7 * z[..., 1] ** 2 + z[..., 0]
+
+    z = trapezoidal_gate(distribution.sample(location.expand_as(uniform), uniform), location, probability, 1e9)
+    assert z.detach().unique().tolist() == [0, 1]
+    (found,) = torch.autograd.grad(f(z).mean(), location, retain_graph=True)
+    corners = torch.cartesian_prod(torch.arange(2.0), torch.arange(2.0)).double()
+    weights = torch.where(corners > 0, probability, 1 - probability).prod(1)
+    (expected,) = torch.autograd.grad(weights @ f(corners), location)
+    slope = (probability * (1 - probability)).detach()  # d sigmoid
+    assert torch.allclose(found * slope, expected, atol=2e-3)
+
+
+def test_the_weight_of_an_end_that_is_hardly_drawn_is_bounded() -> None:
+    location = torch.tensor([-5.0, -5.0, 200.0], requires_grad=True)
+    z = trapezoidal_gate(torch.tensor([1.0, 0.0, 0.0]), location, HardConcrete().probability_open(location), 4.0)
+    z.sum().backward()
+    assert z.tolist() == [1, 0, 0]
+    assert location.grad is not None
+    assert location.grad.tolist() == pytest.approx([4.0, 0.503, 4.0], abs=1e-3)

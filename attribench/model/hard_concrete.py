@@ -54,7 +54,33 @@ class HardConcrete:
             return torch.zeros_like(location)
         return torch.sigmoid(location - self.temperature * math.log((1 - self.low) / (self.high - 1)))
 
+    def probability_open(self, location: Tensor) -> Tensor:
+        """Return P(z > 1/2), that a rounded gate is open."""
+        threshold = (0.5 - self.low) / (self.high - self.low)
+        return torch.sigmoid(location - self.temperature * math.log(threshold / (1 - threshold)))
+
 
 def straight_through_round(z: Tensor) -> Tensor:
     """Round z to 0 or 1 (open above 1/2) and pass the gradient through unchanged (Bengio et al. 2013)."""
     return z + ((z > 0.5).to(z.dtype) - z).detach()
+
+
+def trapezoidal_gate(z: Tensor, location: Tensor, probability_open: Tensor, most: float) -> Tensor:
+    """Return rounded gates whose gradient in their locations is that of an expectation, by the trapezoidal rule.
+
+    Of a function f of gates, d/dgamma E[f] = p' E[f(z=1) - f(z=0)] with p' = dP(open)/dgamma. The difference is taken
+    as the mean of df/dz at both ends, exact for quadratic f (as by Liu et al. 2023, "Bridging Discrete and
+    Backpropagation"). A draw is at one end, and so counts 1 / (2 P(that end)). The factor p' is left out: nearly closed
+    and nearly open gates, where it is almost 0, would never change. What is weighed against f has to be without it,
+    too: of the expected number of open gates, p' gamma remains gamma.
+
+    Args:
+        z: gates in [0, 1], drawn at the locations.
+        location: gamma.
+        probability_open: P(z > 1/2) at the locations.
+        most: bound of 1 / (2 P), against the variance of ends that are hardly ever drawn.
+    """
+    rounded = (z > 0.5).to(z.dtype)
+    at_end = torch.where(z > 0.5, probability_open, 1 - probability_open).detach()
+    weight = (0.5 / at_end).clamp(max=most)
+    return rounded.detach() + weight * (location - location.detach())
