@@ -98,7 +98,9 @@ class Controlled(Update):
     D* of calmer gates than those that are trained with: while gates start open, the noise alone makes it many times the
     tolerance in large graphs. What is aimed at starts at half the tolerance, falls while the gates are infeasible on
     graphs that are not trained on, and rises while they are not: so it finds the D* that the predictions allow that may
-    change, where they are the tighter bound, and what of D* is due to noise, where that is much.
+    change, where they are the tighter bound, and what of D* is due to noise, where that is much. It waits while D* has
+    not come that far (no wind-up): gates that close within fifty steps take some hundred to open, and an aim that went
+    on falling would have all of them opened.
 
     Steps of length 1 do not come to rest. What is judged and kept is a running mean of the parameters (Polyak &
     Juditsky 1992), as ``torch.optim.swa_utils`` keeps it.
@@ -137,6 +139,7 @@ class Controlled(Update):
         super().start()
         self._log, self._restarts = self.START, 0
         self._smoothed = self._aim
+        self._since: list[float] = []  # D* of every step since the last check
         self._mean = self._averaged()
 
     def restart(self) -> None:
@@ -144,11 +147,15 @@ class Controlled(Update):
         super().restart()
         self._restarts += 1
         self._log, self._smoothed = min(self.START + self._restarts, self.RANGE), self._aim
+        self._since = []
         self._mean = self._averaged()
 
     def heed(self, strain: float) -> None:
-        """Aim lower where the gates are infeasible, higher otherwise."""
+        """Aim lower where the gates are infeasible, higher otherwise; not while D* is still on its way there."""
         change = max(strain, math.ulp(0.0)) ** -self.EXPONENT
+        reached, self._since = sum(self._since) / max(1, len(self._since)), []
+        if (change < 1 and reached > self._aim) or (change > 1 and reached < self._aim):
+            return
         aim = self._aim * min(max(change, self.LOWER), self.HIGHER)
         self._aim = min(max(aim, self.LEAST * self._tolerance), self.MOST * self._tolerance)
 
@@ -165,7 +172,8 @@ class Controlled(Update):
 
     def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], float]) -> None:
         """Move the multiplier by what D* is above or below the aim, then the parameters."""
-        self._smoothed = self.SMOOTHING * self._smoothed + (1 - self.SMOOTHING) * calm()
+        self._since.append(calm())
+        self._smoothed = self.SMOOTHING * self._smoothed + (1 - self.SMOOTHING) * self._since[-1]
         excess = min(max(self._smoothed / self._aim - 1, -1.0), self.EXCESS)
         self._log = self._bounded(self._log + self.INTEGRAL * excess)
         multiplier = math.exp(self._bounded(self._log + self.PROPORTIONAL * excess))

@@ -74,7 +74,7 @@ class GraphMaskConfig:
     location_bias: float = Field(2.0, description="c of Appendix B: gates start open")
     location_bound: float = Field(5.0, gt=0, description="locations are within this of 0, so that gates can change")
     check_every: int = Field(50, ge=1, description="steps between checks, from which the checkpoint is chosen")
-    patience: int = Field(8, ge=1, description="infeasible checks before the best checkpoint is restored")
+    patience: int = Field(12, ge=1, description="infeasible checks before the best checkpoint is restored")
     stop_after: int = Field(12, ge=1, description="feasible checks without a sparser checkpoint that end training")
     max_retained: float = Field(0.95, gt=0, le=1, description="retaining more than this share is a collapse")
     restarts: int = Field(1, ge=0, description="further attempts, from derived seeds, after a collapse")

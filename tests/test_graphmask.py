@@ -274,14 +274,20 @@ def test_the_multiplier_finds_what_is_aimed_at_the_same_way_at_every_scale() -> 
     assert float((1 - courses[1][1000:]).square().mean()) == pytest.approx(0.005, rel=0.1)
 
 
-def test_the_aim_follows_the_strain_on_held_out_graphs() -> None:
-    update = module("_updates").Controlled(Weight(1.0), 0.2, 1e-3, 1e-4)
+def test_the_aim_follows_the_strain_on_held_out_graphs_once_it_is_reached() -> None:
+    probe = Weight(1.0)
+    update = module("_updates").Controlled(probe, 0.2, 1e-3, 1e-4)
     aims = []
     for strain in (9.0, 1.21, 1.0, 0.64, 0.0, 0.0):
+        update.step(probe.gate.sum(), probe.divergence(), lambda: update._aim)
         update.heed(strain)
         aims.append(update._aim)
     expected = [0.07, 0.07 / 1.1, 0.07 / 1.1, 0.0875 / 1.1, 0.11375 / 1.1, 0.147875 / 1.1]
     assert aims == pytest.approx(expected)
+    for strain, of_aim in ((9.0, 1.1), (0.5, 0.9)):  # above what is aimed at, and to fall; below, and to rise
+        update.step(probe.gate.sum(), probe.divergence(), lambda part=of_aim: part * update._aim)
+        update.heed(strain)
+        assert update._aim == aims[-1]
 
 
 def test_what_is_judged_is_a_running_mean_of_the_parameters() -> None:
