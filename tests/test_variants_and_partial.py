@@ -45,6 +45,16 @@ class Blind(Method):
 
 
 @METHODS.register
+class Moving(Blind):
+    """Says of itself that its fit ended with its steps."""
+
+    name = "moving"
+
+    def fit(self):
+        self.figures = {"unsettled": 1.0}
+
+
+@METHODS.register
 class Same(Method):
     """Equal scores for all messages."""
 
@@ -343,6 +353,19 @@ def test_a_method_that_ignores_the_model_correlates_perfectly(cli: Command) -> N
     assert pd.isna(same)  # constant scores correlate with nothing
     assert pd.isna(gold)
     assert rows("comparison", "blind")[0]["randomisation_correlation_mean"] == 1
+
+
+def test_only_a_method_that_says_whether_it_settled_has_it_said_in_tables(cli: Command) -> None:
+    code, output, _ = cli("run", "--methods", "moving,blind", *SMALL, "--out", "r", "--randomised-graphs", "0")
+    assert code == 0
+    (moving,), (blind,) = (
+        [x for x in output.splitlines() if x.startswith(f" {name} ")] for name in ("moving", "blind")
+    )
+    assert "unsettled)" in moving
+    assert "unsettled" not in blind
+    table = pd.read_csv("r/comparison.csv").set_index("method")["fit_unsettled"]
+    assert str(table["moving"]) == "True"
+    assert table.drop("moving").isna().all()
 
 
 def test_without_randomised_graphs_there_is_no_such_column(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,7 @@ class Report:
                     "cells": len(used),
                     "planned": len(cells),
                     "varied": " ".join(varied(Cell(*seeds) for seeds in used[KEYS].itertuples(index=False))),
-                    **{name: name in cells and bool(cells[name].eq(True).any()) for name in NOTED},
+                    **{name: _of_any(cells[name]) if name in cells else None for name in NOTED},
                     "statuses": " ".join(f"{name}:{count}" for name, count in cells["status"].value_counts().items()),
                 }
                 for figure in figures:
@@ -241,6 +241,11 @@ def _save(frames: Iterable[pd.DataFrame], path: Path) -> None:
 def _identity(result: Result) -> dict[str, Any]:
     cell = result.cell
     return dict(zip(KEYS, (cell.task, cell.method, cell.data_seed, cell.model_seed, cell.fit_seed), strict=True))
+
+
+def _of_any(told: pd.Series[Any]) -> bool | None:
+    """Say whether something is true of any cell; None where no cell says."""
+    return bool(told.eq(True).any()) if told.notna().any() else None
 
 
 def _spread(name: str, values: Any) -> dict[str, float | None]:

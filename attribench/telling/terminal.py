@@ -80,7 +80,7 @@ def print_comparison(report: Report, console: Console) -> None:
         widths = {x: 1 + max(5, len(x.figure.label), *map(len, texts)) for x, texts in cells.items()}
         shown = _that_fit(filled, widths, console.width - 3 - max(map(len, names)))
         explained |= {column.figure for column in shown}
-        explained |= {figure for figure in _noted() if figure.name in mine and mine[figure.name].any()}
+        explained |= {figure for figure in _noted() if figure.name in mine and mine[figure.name].eq(True).any()}
         title = escape(f"{task}: {report.about[task].summary}")
         table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0)
         table.add_column("method", no_wrap=True)
@@ -151,5 +151,5 @@ def _remarks(report: Report) -> list[str]:
 
 def _name(row: Mapping[Any, Any]) -> str:
     notes = ["partial"] if row["status"] != "ok" else []
-    notes += [figure.note for figure in _noted() if row.get(figure.name)]  # tables may be older than a figure
+    notes += [figure.note for figure in _noted() if row.get(figure.name) is True]  # tables may be older than a figure
     return f"{row['method']} ({', '.join(notes)})" if notes else str(row["method"])
