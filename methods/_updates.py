@@ -113,6 +113,7 @@ class Controlled(Update):
     START, RANGE = 2.0, 5.0  # of the logarithm, the latter to both sides of 0
     EXPONENT, LOWER, HIGHER = 0.5, 0.7, 1.3  # the aim's change with the strain after a check: exponent and bounds
     MOST_WEIGHT = 4.0  # of one end of a gate, see trapezoidal_gate
+    NEAR = 1.3  # as factor: within it the aim is reached
     AVERAGING = 0.98  # decay per step of the running mean of parameters
     LEAST, MOST = 0.01, 10.0  # of the aim, in parts of the tolerance
 
@@ -154,7 +155,7 @@ class Controlled(Update):
         """Aim lower where the gates are infeasible, higher otherwise; not while D* is still on its way there."""
         change = max(strain, math.ulp(0.0)) ** -self.EXPONENT
         reached, self._since = sum(self._since) / max(1, len(self._since)), []
-        if (change < 1 and reached > self._aim) or (change > 1 and reached < self._aim):
+        if (change < 1 and reached > self.NEAR * self._aim) or (change > 1 and self.NEAR * reached < self._aim):
             return
         aim = self._aim * min(max(change, self.LOWER), self.HIGHER)
         self._aim = min(max(aim, self.LEAST * self._tolerance), self.MOST * self._tolerance)

@@ -284,10 +284,13 @@ def test_the_aim_follows_the_strain_on_held_out_graphs_once_it_is_reached() -> N
         aims.append(update._aim)
     expected = [0.07, 0.07 / 1.1, 0.07 / 1.1, 0.0875 / 1.1, 0.11375 / 1.1, 0.147875 / 1.1]
     assert aims == pytest.approx(expected)
-    for strain, of_aim in ((9.0, 1.1), (0.5, 0.9)):  # above what is aimed at, and to fall; below, and to rise
+    for strain, of_aim in ((9.0, 1.31), (0.5, 0.76)):  # above what is aimed at, and to fall; below, and to rise
         update.step(probe.gate.sum(), probe.divergence(), lambda part=of_aim: part * update._aim)
         update.heed(strain)
         assert update._aim == aims[-1]
+    update.step(probe.gate.sum(), probe.divergence(), lambda: 1.29 * update._aim)
+    update.heed(9.0)
+    assert update._aim == pytest.approx(0.7 * aims[-1])
 
 
 def test_what_is_judged_is_a_running_mean_of_the_parameters() -> None:
