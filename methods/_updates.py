@@ -128,8 +128,8 @@ class Controlled(Update):
 
     def gates(self, distribution: HardConcrete, locations: Tensor, uniform: Tensor) -> Tensor:
         """Return gates with the gradient of an expectation in their locations, without the factor dP/dgamma."""
-        open_ = distribution.probability_open(locations)
-        return trapezoidal_gate(distribution.sample(locations, uniform), locations, open_, self.MOST_WEIGHT)
+        drawn = distribution.sample(locations.detach(), uniform)
+        return trapezoidal_gate(drawn, locations, distribution.probability_open(locations.detach()), self.MOST_WEIGHT)
 
     def sparsity(self, distribution: HardConcrete, locations: Tensor) -> Tensor:
         """Return the locations: the expected number of open gates, without the factor dP/dgamma in its gradient."""

@@ -72,7 +72,7 @@ def trapezoidal_gate(z: Tensor, location: Tensor, probability_open: Tensor, most
     as the mean of df/dz at both ends, exact for quadratic f (as by Liu et al. 2023, "Bridging Discrete and
     Backpropagation"). A draw is at one end, and so counts 1 / (2 P(that end)). The factor p' is left out: nearly closed
     and nearly open gates, where it is almost 0, would never change. What is weighed against f has to be without it,
-    too: of the expected number of open gates, p' gamma remains gamma.
+    too: of the expected number of open gates, whose gradient is p', remains gamma, whose gradient is 1.
 
     Args:
         z: gates in [0, 1], drawn at the locations.
