@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from attribench.base.seeds import derive
+from attribench.model.call import Call
 from attribench.model.recording import Recording
 
 
@@ -33,22 +34,40 @@ def within(values: Tensor, bound: float) -> Tensor:
     return result
 
 
-class GateNetwork(nn.Module):
-    """g of Eq. 4 for one layer: gamma = W2 ReLU(LN(W1 q)) (Eq. 7), and the layer's baseline b.
+class EdgeNetwork(nn.Module):
+    """W2 ReLU(LN(W1 q)) of Eq. 7, one number for every edge.
+
+    Args:
+        inputs: width of q = [h_u, h_v, m].
+        hidden: rows of W1.
+    """
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def read(self, call: Call) -> Tensor:
+        """Return ``(E,)``."""
+        hidden = call.project(cast(nn.Linear, self.layers[0]))
+        numbers: Tensor = self.layers[1:](hidden)[:, 0]
+        return numbers
+
+
+class GateNetwork(EdgeNetwork):
+    """g of Eq. 4 for one layer: gamma of Eq. 7, and the layer's baseline b.
 
     Locations are bounded, so that no gate is far from where it changes, and each is drawn the other way at times.
     """
 
     def __init__(self, inputs: int, width: int, hidden: int, bias: float, bound: float) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        super().__init__(inputs, hidden)
         self.baseline = nn.Parameter(torch.zeros(width))
         self.bias = bias
         self.bound = bound
 
-    def forward(self, q: Tensor) -> Tensor:
-        """Return locations gamma + c ``(E,)`` for ``q`` ``(E, 2 H + D)``."""
-        return within(self.layers(q)[:, 0] + self.bias, self.bound)
+    def forward(self, call: Call) -> Tensor:
+        """Return locations gamma + c ``(E,)``."""
+        return within(self.read(call) + self.bias, self.bound)
 
 
 class Probe(nn.Module):
@@ -73,7 +92,7 @@ class Probe(nn.Module):
     def forward(self, recording: Recording, lowest: int = 0) -> Tensor:
         """Return the locations ``(L - lowest, E)`` of the layers from ``lowest`` up."""
         calls = zip(self.networks[lowest:], recording.calls[lowest:], strict=True)
-        return torch.stack([network(call.inputs()) for network, call in calls])
+        return torch.stack([network(call) for network, call in calls])
 
     def baselines(self) -> list[Tensor]:
         """Return b(k) ``(D,)`` of every layer."""

@@ -110,7 +110,7 @@ class Controlled(Update):
     INTEGRAL = 0.01  # the same, per step
     SMOOTHING = 0.8  # of D* over steps, whose tail is heavy
     EXCESS = 2.0  # the largest that counts: one graph with D* of 10 nats is no reason to open everything
-    START, RANGE = 2.0, 5.0  # of the logarithm, the latter to both sides of 0
+    START, RANGE = 1.0, 5.0  # of the logarithm, the latter to both sides of 0
     EXPONENT, LOWER, HIGHER = 0.5, 0.7, 1.3  # the aim's change with the strain after a check: exponent and bounds
     MOST_WEIGHT = 4.0  # of one end of a gate, see trapezoidal_gate
     NEAR = 1.3  # as factor: within it the aim is reached

@@ -2,20 +2,34 @@
 
 In every round each remaining message of a graph is removed on its own (Zintgraf et al. 2017); the one whose removal
 keeps the prediction and changes the output least (D*) is removed for good. A graph is done when no further removal
-keeps its prediction. All graphs, and many candidates of each, are tried at once.
+keeps its prediction, within a tolerance of D* where one is given. All graphs, and many candidates of each, are tried at
+once.
 """
 
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from attribench.model.gates import Gates
 from attribench.model.graphs import GraphBatch
-from attribench.plugins.method import Attribution, Method
+from attribench.plugins.method import Attribution, Method, config
 from attribench.plugins.registry import METHODS
 
 from ._subsets import Copies, canonical_rank
+
+
+@config
+class GreedyConfig:
+    """Options."""
+
+    tolerance: float | None = Field(
+        None,
+        ge=0,
+        description="nats of D* that the output may move by, as for graphmask-nonamortized; none: any, as long as the "
+        "prediction stays",
+    )
 
 
 @METHODS.register
@@ -23,8 +37,10 @@ class GreedyErasure(Method):
     """Greedy erasure: drop one message at a time while the prediction stays (after Li et al. 2016)."""
 
     name = "erasure-greedy"
+    Config = GreedyConfig
     decides = True
     needs_gradients = False
+    config: GreedyConfig
 
     def attribute(self, graphs: GraphBatch) -> Attribution:
         """Erase all graphs of the batch; score: 1 for what is left, below 1 the higher the later it was dropped."""
@@ -61,17 +77,18 @@ class GreedyErasure(Method):
                 break
 
     def _least_change(self, copies: Copies, kept: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each graph's smallest D* of a removal that keeps the prediction (infinite without), and its place."""
+        """Return each graph's smallest D* of a removal that is allowed (infinite without), and its place."""
         graphs = copies.graphs
         current = kept[graphs.edge_graph, places]
         left = kept.sum(1)
         order = (~kept).int().argsort(dim=1, stable=True)  # the places that are left come first
-        changes = []
+        changes, most = [], torch.inf if self.config.tolerance is None else self.config.tolerance
         for number in torch.arange(int(left.max()), device=graphs.device).split(copies.count):
             candidates = order[:, number].T  # (T, G)
             masks = current & (places != candidates[:, graphs.edge_graph][:, None])  # (T, L, E)
             unchanged, divergence = copies.evaluate(masks)
-            changes.append(torch.where(unchanged & (number[:, None] < left), divergence, torch.inf))
+            allowed = unchanged & (divergence <= most) & (number[:, None] < left)
+            changes.append(torch.where(allowed, divergence, torch.inf))
         change = torch.cat(changes)
         best = change.amin(0)
         # Equal messages differ in their last bits with the batch; what is as good as equal goes by place.

@@ -5,6 +5,9 @@ which is replaced by z * m + (1 - z) * e with e ~ N(mu, sigma^2), mean and devia
 training messages. Trained to keep the model's prediction while passing little information,
 
     min  -log p(y | noisy messages) + weight * mean KL[ N(z m + (1 - z) mu, (1 - z)^2 sigma^2) || N(mu, sigma^2) ].
+
+The weight that closes all but what is used in one model closes everything in a deeper one. So it is the largest of a
+few with which the model's predictions survive, on validation graphs, as GraphMask's constraint asks.
 """
 
 from __future__ import annotations
@@ -15,15 +18,23 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from attribench.base.seeds import derive, generator
 from attribench.model.baseline import Baseline
+from attribench.model.call import Call
+from attribench.model.gates import Gates
 from attribench.model.graphs import GraphBatch
 from attribench.model.recording import Recording, Stream
 from attribench.plugins.method import Attribution, Method, config
 from attribench.plugins.registry import METHODS
+
+from ._constraint import Constraint, Verdict
+from ._gate_networks import EdgeNetwork
+
+WEIGHTS = (10.0, 3.0, 1.0, 0.3, 0.1)
+"""What the weight is chosen from, where none is given: Schulz et al.'s, and smaller ones."""
 
 GRAPHS_AT_ONCE = 500
 """Graphs of one pass of ``attribute``; the inputs of a larger batch outgrow the processor's caches."""
@@ -31,12 +42,17 @@ GRAPHS_AT_ONCE = 500
 
 @config
 class BottleneckConfig:
-    """Options. The weight and the gates' start are Schulz et al.'s."""
+    """Options. The gates' start is Schulz et al.'s; so is the largest weight that is tried."""
 
     steps: int = Field(1500, ge=1, description="training steps")
     batch_size: int = Field(32, ge=1, description="graphs per step")
     learning_rate: float = Field(1e-3, gt=0, description="Adam")
-    weight: float = Field(10.0, ge=0, description="weight of the mean KL, nats per message and dimension")
+    weight: float | None = Field(
+        None,
+        ge=0,
+        description="weight of the mean KL, nats per message and dimension; none: the largest of 10, 3, 1, 0.3, 0.1 "
+        "that keeps D* within `tolerance` and changes at most `max_changed` of predictions on validation graphs",
+    )
     gate_start: float = Field(5.0, description="bias of the gates' logits: they start open")
     baseline: Literal["gaussian", "mean", "zero"] = Field(
         "gaussian", description="what is mixed in: draws, the layer's mean message, or nothing"
@@ -48,23 +64,22 @@ class BottleneckConfig:
         description="as the paper's released code: mean D* within `tolerance` by a multiplier in place of the weight, "
         "the variance taken for the deviation, the noise mixed in twice",
     )
-    tolerance: float = Field(0.03, ge=0, description="beta of the released variant, nats of D*")
+    tolerance: float = Field(0.03, ge=0, description="nats of D*, as graphmask's; beta of the released variant")
+    max_changed: float = Field(0.045, ge=0, le=1, description="as graphmask's")
 
 
-class Readout(nn.Module):
-    """Gate logits of one layer: W2 ReLU(LN(W1 q)), as in Eq. 7, with the statistics of its messages."""
+class Readout(EdgeNetwork):
+    """Gate logits of one layer, by the network of Eq. 7, with the statistics of its messages."""
 
     def __init__(self, inputs: int, hidden: int, start: float, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        super().__init__(inputs, hidden)
         self.start = start
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
-    def forward(self, q: Tensor) -> Tensor:
-        """Return gate logits ``(E,)`` for ``q`` ``(E, 2 H + D)``."""
-        logits: Tensor = self.layers(q)[:, 0] + self.start
-        return logits
+    def forward(self, call: Call) -> Tensor:
+        """Return gate logits ``(E,)``."""
+        return self.read(call) + self.start
 
 
 def bottleneck_kl(logits: Tensor, messages: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -108,28 +123,52 @@ class InformationBottleneck(Method):
     config: BottleneckConfig
 
     def fit(self) -> None:
-        """Take the messages' statistics and train the readout networks."""
-        settings, train = self.config, self.subject.train
+        """Take the messages' statistics and train the readout networks, with smaller weights until one serves."""
+        settings = self.config
         seed = derive("information-bottleneck", self.seed)
-        shuffle, draws = generator("batches", seed), generator("noise", seed, device=train.device)
+        given = settings.released_variant or settings.weight is not None
+        constraint = Constraint(settings.tolerance, settings.max_changed)
         with self.gates() as gates:
-            self.readouts = self._build(gates.stream(train, self.subject.max_edges), seed)
-            parameters = list(chain.from_iterable(readout.parameters() for readout in self.readouts))
-            optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
-            raw = torch.zeros((), device=train.device, dtype=parameters[0].dtype, requires_grad=True)
-            raw_optimizer = torch.optim.RMSprop([raw], lr=1e-2, centered=True, maximize=True)
-            epochs = (train.minibatches(settings.batch_size, shuffle) for _ in count())
-            batches = islice(chain.from_iterable(epochs), settings.steps)
-            for _, batch in self.track(batches, "training the readout", total=settings.steps):
-                kept, information = self._objective(gates.record(batch), draws)
-                optimizer.zero_grad()
-                raw_optimizer.zero_grad()
-                if settings.released_variant:
-                    (information + F.softplus(raw) * kept).backward()
-                    raw_optimizer.step()
-                else:
-                    (kept + settings.weight * information).backward()
-                optimizer.step()
+            train = gates.stream(self.subject.train, self.subject.max_edges)
+            validation = gates.stream(self.subject.validation, self.subject.max_edges)
+            for weight in [settings.weight or 0.0] if given else WEIGHTS:
+                self.readouts = self._build(train, seed)
+                self._train(gates, weight, seed)
+                verdict = self._judge(constraint, validation)
+                if verdict.feasible:
+                    break
+        self.figures = {"divergence": verdict.divergence, "changed": verdict.changed}
+        if not given:
+            self.figures |= {"weight": weight, "unsettled": float(not verdict.feasible)}
+
+    def _train(self, gates: Gates, weight: float, seed: int) -> None:
+        """Train the readout networks from where they are."""
+        settings, train = self.config, self.subject.train
+        shuffle, draws = generator("batches", seed), generator("noise", seed, device=train.device)
+        parameters = list(chain.from_iterable(readout.parameters() for readout in self.readouts))
+        optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
+        raw = torch.zeros((), device=train.device, dtype=parameters[0].dtype, requires_grad=True)
+        raw_optimizer = torch.optim.RMSprop([raw], lr=1e-2, centered=True, maximize=True)
+        epochs = (train.minibatches(settings.batch_size, shuffle) for _ in count())
+        batches = islice(chain.from_iterable(epochs), settings.steps)
+        for _, batch in self.track(batches, "training the readout", total=settings.steps):
+            kept, information = self._objective(gates.record(batch), draws)
+            optimizer.zero_grad()
+            raw_optimizer.zero_grad()
+            if settings.released_variant:
+                (information + F.softplus(raw) * kept).backward()
+                raw_optimizer.step()
+            else:
+                (kept + weight * information).backward()
+            optimizer.step()
+
+    @torch.no_grad()
+    def _judge(self, constraint: Constraint, validation: Stream) -> Verdict:
+        """Judge the gates on validation graphs as they are scored: with the own baseline in place of draws."""
+        recordings = (recording for _, recording in validation.recordings())
+        masked = torch.cat([recording.forward(self._gates_of(recording), self._own()) for recording in recordings])
+        divergence = self.subject.output.divergence(validation.logits, masked, validation.graphs)
+        return constraint.judge(divergence, *self.subject.output.changes(validation.logits, masked, validation.graphs))
 
     def _build(self, train: Stream, seed: int) -> list[Readout]:
         """Build a readout per layer, with mean and deviation over all messages of the training graphs."""
@@ -156,7 +195,7 @@ class InformationBottleneck(Method):
         graphs, output = recording.graphs, self.subject.output
         gates, baselines, information = [], [], []
         for readout, call in zip(self.readouts, recording.calls, strict=True):
-            messages, logits = call.flat_messages(), readout(call.inputs())
+            messages, logits = call.flat_messages(), readout(call)
             mean, std = readout.get_buffer("mean"), readout.get_buffer("std")
             z = logits.sigmoid()
             # Mixing twice gives z (z m + (1 - z) e) + (1 - z) e = z^2 m + (1 - z^2) e.
@@ -183,11 +222,14 @@ class InformationBottleneck(Method):
         """Predict all gates of a batch from one unmasked pass."""
         with self.gates() as gates:
             parts = [self._gates_of(gates.record(part)) for _, part in graphs.minibatches(GRAPHS_AT_ONCE)]
+        return Attribution(torch.cat(parts, dim=1), baselines=tuple(self._own()))
+
+    def _own(self) -> list[Tensor]:
+        """Return what stands for the noise where no draw is wanted, ``(D,)`` per layer."""
         means = [readout.get_buffer("mean") for readout in self.readouts]
-        own = tuple(torch.zeros_like(mean) if self.config.baseline == "zero" else mean.clone() for mean in means)
-        return Attribution(torch.cat(parts, dim=1), baselines=own)
+        return [torch.zeros_like(mean) if self.config.baseline == "zero" else mean.clone() for mean in means]
 
     def _gates_of(self, recording: Recording) -> Tensor:
         """Return the gates ``(L, E)`` of a recorded batch."""
         pairs = zip(self.readouts, recording.calls, strict=True)
-        return torch.stack([readout(call.inputs()).sigmoid() for readout, call in pairs])
+        return torch.stack([readout(call).sigmoid() for readout, call in pairs])

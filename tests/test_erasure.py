@@ -393,7 +393,7 @@ def test_graphs_without_messages_are_not_copied_thousands_of_times(monkeypatch: 
     assert max(made) <= 100 * graphs.num_graphs
 
 
-def plain_greedy(subject: Subject, graph: GraphBatch) -> tuple[Tensor, Tensor]:
+def plain_greedy(subject: Subject, graph: GraphBatch, tolerance: float = torch.inf) -> tuple[Tensor, Tensor]:
     """Remove one message at a time; return the mask and the scores ``(L, E)``."""
     shape = (subject.num_layers, graph.num_edges)
     mask, scores = torch.ones(shape, dtype=torch.double), torch.ones(shape, dtype=torch.double)
@@ -406,7 +406,8 @@ def plain_greedy(subject: Subject, graph: GraphBatch) -> tuple[Tensor, Tensor]:
             logits = plain_logits(subject.model, graph, without[None])[0]
             if logits.argmax() == reference.argmax():
                 p = reference.softmax(0)
-                changes[k, e] = float((p * (p.log() - logits.log_softmax(0))).sum())
+                change = float((p * (p.log() - logits.log_softmax(0))).sum())
+                changes |= {(k, e): change} if change <= tolerance else {}
         if not changes:
             break
         least = min(changes, key=lambda message: changes[message])
@@ -422,6 +423,16 @@ def test_greedy_erasure_against_a_plain_loop(case: Case) -> None:
             expected, scores = plain_greedy(case.subject, one(case.graphs, g))
             assert torch.equal(mask, expected)
             assert torch.allclose(attribution.scores[:, case.edges(g)].double(), scores, atol=1e-6)
+
+
+@without_ties
+def test_greedy_erasure_within_a_tolerance_against_a_plain_loop(case: Case) -> None:
+    masks = case.masks(case.run("erasure-greedy", tolerance=0.03))
+    with torch.no_grad():
+        for g, mask in enumerate(masks):
+            assert torch.equal(mask, plain_greedy(case.subject, one(case.graphs, g), 0.03)[0])
+    kept, without = (sum(int(mask.sum()) for mask in some) for some in (masks, case.masks(case.greedy)))
+    assert kept > without > 0
 
 
 def test_greedy_erasure_ends_where_no_single_removal_keeps_the_prediction(case: Case) -> None:

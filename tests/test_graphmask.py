@@ -3,6 +3,7 @@
 import importlib
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -180,7 +181,8 @@ def test_the_papers_rule_gates_layers_from_the_top(update: str, stages: list[int
     method._train(0)
     assert [lowest for lowest, _ in seen][: len(stages)] == stages
     assert len(seen) == 15
-    assert len(seen[0][1] | seen[1][1]) == 40  # one epoch of 40 graphs is two batches of 20
+    assert seen[0][1] == seen[1][1]
+    assert len(seen[0][1] | seen[2][1]) == 40  # one epoch of 40 graphs is two batches of 20
 
 
 def test_the_best_probe_is_restored_and_the_constraint_weighed_more() -> None:
@@ -207,7 +209,7 @@ def test_the_best_probe_is_restored_and_the_constraint_weighed_more() -> None:
         patch.setattr(controlled, "restart", spy)
         best = method._train(0)
     assert method.figures["restored"] == 2  # of six checks the first is less strained than any before, then two each
-    assert raised == [3.0, 4.0]
+    assert raised == [2.0, 3.0]
     assert best is found[0]
     assert all(torch.equal(method.probe.state_dict()[name], value) for name, value in found[0].state.items())
 
@@ -327,6 +329,21 @@ def test_the_papers_update_against_a_plain_one(relu: bool) -> None:
         raw = min(30, max(-2, raw + 0.01 * ascent / (math.sqrt(max(0, square - mean**2)) + 1e-8)))
         assert float(probe.gate.detach()) == pytest.approx(gate, abs=2e-5)
         assert update.log_multiplier() == pytest.approx(math.log(math.log1p(math.exp(raw)) / 5), abs=1e-4)
+
+
+def test_steps_with_the_same_graphs_share_their_unmasked_pass_but_not_their_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def step(method: Any, update: Any, recording: Any, lowest: int, noise: torch.Generator) -> None:
+        seen.append((recording, torch.rand(1, generator=noise).item()))
+
+    monkeypatch.setattr(KIND, "_step", step)
+    make(contract_subject(1), steps=7, steps_per_batch=3, **UNCONSTRAINED).fit()
+    recordings = [recording for recording, _ in seen]
+    assert [a is b for a, b in pairwise(recordings)] == [True, True, False, True, True, False]
+    assert len({draw for _, draw in seen}) == 7
 
 
 def test_it_stops_when_nothing_sparser_is_found() -> None:

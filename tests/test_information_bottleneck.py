@@ -244,6 +244,39 @@ def test_finds_the_edges_that_matter(released: bool) -> None:
     assert float(scores[truth].min()) > float(scores[~truth].max()) + 0.3
 
 
+@pytest.mark.parametrize(
+    ("tolerance", "max_changed", "first", "served"),
+    [(1e6, 1.0, True, True), (1e6, 0.0, False, True), (0.1, 1.0, False, True), (1e-9, 1.0, False, False)],
+)
+def test_the_largest_weight_is_taken_that_keeps_the_predictions(
+    tolerance: float, max_changed: float, first: bool, served: bool
+) -> None:
+    graphs = random_graphs(100, "check")
+    subject = Subject(Balance(), GraphClassification(), random_graphs(400, "many"), graphs, 1)
+    options = {"steps": 100, "learning_rate": 0.02, "gate_start": 2.0, "hidden": 8}
+    met, found = [], []
+    for weight in bottleneck.WEIGHTS:
+        tried = make(subject, **options, weight=weight)
+        tried.fit()
+        attribution = tried.attribute(graphs)
+        with tried.gates() as gates:
+            recording = gates.record(graphs)
+            logits = recording.forward(list(attribution.scores), attribution.baselines)
+        p, q = recording.logits.log_softmax(1), logits.log_softmax(1)
+        divergence = float((p.exp() * (p - q)).sum(1).mean())
+        changed = float((recording.logits.argmax(1) != logits.argmax(1)).double().mean())
+        assert tried.figures == pytest.approx({"divergence": divergence, "changed": changed})
+        met.append(divergence <= tolerance and changed <= max_changed)
+        found.append((weight, attribution.scores))
+    method = make(subject, **options, tolerance=tolerance, max_changed=max_changed)
+    method.fit()
+    weight, scores = found[met.index(True) if any(met) else -1]
+    assert method.figures["weight"] == weight
+    assert method.figures["unsettled"] == (not any(met))
+    torch.testing.assert_close(method.attribute(graphs).scores, scores)
+    assert (weight == 10.0, weight == 0.1 and not any(met)) == (first, not served)
+
+
 def test_training_graphs_without_messages_do_no_harm() -> None:
     """The mean KL of such a graph is 0 / 0, but no gradient comes from it."""
     subject, graphs = contract(1, [(3, 4), (4, 0), (5, 6)], seed=2)

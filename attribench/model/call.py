@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .refusals import UnsupportedModelError
 
@@ -59,3 +60,10 @@ class Call:
         """
         h_u, h_v = self.h_source[self.source].flatten(1), self.h_target[self.target].flatten(1)
         return torch.cat([h_u, h_v] if self.sent is None else [h_u, h_v, self.flat_messages()], dim=-1)
+
+    def project(self, linear: nn.Linear) -> Tensor:
+        """Return ``linear(inputs())`` ``(E, O)``; what nodes share is multiplied once for each, not for every edge."""
+        h_u, h_v = self.h_source.flatten(1), self.h_target.flatten(1)
+        parts = linear.weight.split([h_u.shape[1], h_v.shape[1], *([] if self.sent is None else [self.width])], dim=1)
+        projected = F.linear(h_u, parts[0], linear.bias)[self.source] + F.linear(h_v, parts[1])[self.target]
+        return projected if self.sent is None else projected + F.linear(self.flat_messages(), parts[2])

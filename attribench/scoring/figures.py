@@ -199,7 +199,7 @@ CATALOGUE: tuple[Figure, ...] = (
     _neither("{figure}_layer_{k}", "of one layer, counted from 0", compared=30),
     _neither("diagnostic_{name}", "what the method says of its explanations", unit="any",
              per_graph="diagnostic_{name}"),
-    _neither("fit_unsettled", "the fit ended with its steps, not because it found nothing better any more",
+    _neither("fit_unsettled", "the fit did not come to rest: it ended with its steps, or found nothing that serves",
              unit="yes or no", note="unsettled"),
     _neither("fit_{name}", "what the method says of its fit", unit="any"),
     # Of layers, graphs, cells and models.
