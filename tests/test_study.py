@@ -107,7 +107,7 @@ def test_cards_are_of_named_tasks(command: Command) -> None:
     assert "expected --card with names of tasks" in said
 
 
-@pytest.mark.parametrize("name", ["toy", "layers", "srl"])
+@pytest.mark.parametrize("name", ["toy", "layers", "srl", "graphmask"])
 def test_the_reference_results_are_those_of_the_study(name: str) -> None:
     runs = tomllib.loads((study.ROOT / "tasks" / f"{name}_study.toml").read_text())
     reference = REFERENCE.parent / name
@@ -119,6 +119,28 @@ def test_the_reference_results_are_those_of_the_study(name: str) -> None:
         assert set(table["method"]) == set([methods] if isinstance(methods, str) else methods)
         assert set(table["task"]) == set(tasks)
         assert set(table["planned"]) == {run_["seeds"]}
+
+
+def test_cards_say_how_the_rules_of_graphmask_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a root without that study a card says nothing of it; a probe that keeps more than the gold is a failure."""
+    scores = pd.read_csv(REFERENCE.parent / "graphmask" / "rules" / "scores.csv").query("kind == 'method'")
+    for task in ("relay", "toy[layers=2]"):
+        found = scores.query("task == @task and method == 'graphmask'")
+        line = f"| `{task}` | {100 * found['f1'].mean():.1f} ({100 * found['f1'].min():.1f}), "
+        assert all(line in card for card in (TASKS["relay"]().card(), TASKS["toy"]().card()))
+    other_reference(tmp_path, "layers", "graphmask", f1_mean=0.5)
+    here = TASKS["relay"]().card()
+    elsewhere(monkeypatch, tmp_path)
+    assert "three rules" not in TASKS["relay"]().card()
+    target = tmp_path / "results" / "reference" / "graphmask"
+    shutil.copytree(REFERENCE.parent / "graphmask", target)
+    frame = pd.read_csv(target / "rules" / "scores.csv")
+    rows = (frame["task"] == "relay") & (frame["method"] == "graphmask")
+    frame.loc[rows, "retained"] = 0.5
+    frame.to_csv(target / "rules" / "scores.csv", index=False)
+    failure = "| 50.0 to 50.0 | 5 of 5: the optimiser's failure |"
+    assert failure in TASKS["relay"]().card()
+    assert failure not in here
 
 
 LAYERED = ("two-hop", "relay", "shared-layers", "neighbour-count", "any-of", "decoy-gates")

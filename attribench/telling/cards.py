@@ -25,6 +25,14 @@ class Reference:
         self._tables: dict[tuple[str, str], pd.DataFrame] = {}
         self._complete: dict[str, pd.DataFrame] = {}
 
+    def study(self, name: str) -> Reference:
+        """Return the reference results of another study."""
+        return Reference(self.folder.parent / name)
+
+    def made(self, run: str) -> bool:
+        """Say whether there are results of a run."""
+        return (self.folder / run / "comparison.csv").is_file()
+
     def table(self, run: str, view: str = "comparison") -> pd.DataFrame:
         """Return a view of a run.
 
@@ -146,6 +154,16 @@ class Reference:
     def tasks(self, run: str, task: str) -> list[str]:
         """Return a task and its variants, in the order of the table."""
         return [str(name) for name in self.table(run)["task"].unique() if base_name(str(name)) == task]
+
+    def tasks_of(self, run: str) -> list[str]:
+        """Return the tasks of a run, in the order of the table."""
+        return [str(name) for name in self.table(run)["task"].unique()]
+
+    def confirmed(self, run: str, task: str) -> str:
+        """Return of how many models of a task the gold was confirmed, "4 of 5"."""
+        table = self.table(run, "tasks")
+        marks = table.loc[table["task"] == task, "gold_confirmed"]
+        return f"{int(marks.eq(True).sum())} of {len(marks)}"
 
     def mean(self, run: str, method: str, figure: str, task: str | None = None) -> float:
         """Return the mean over cells of a figure of the scores."""
