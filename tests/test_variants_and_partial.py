@@ -211,7 +211,8 @@ def test_the_printed_table_tells_variants_apart(cli: Command) -> None:
         ("gnexplainer[steps=5]", ["expected a method among", "got 'gnexplainer'", "Did you mean 'gnnexplainer'"]),
         ("gnnexplainer]", ["expected a method among", "Did you mean 'gnnexplainer'"]),
         ("all[steps=5]", ["expected a method among", "got 'all'"]),
-        ("erasure-greedy[steps=5]", ["expected an option of erasure-greedy", "it has no options"]),
+        ("gate-values[steps=5]", ["expected an option of gate-values", "it has no options"]),
+        ("erasure-greedy[steps=5]", ["expected an option of erasure-greedy", "tolerance"]),
     ],
 )
 def test_a_bad_variant_is_one_clear_line(cli: Command, tmp_path: Path, name: str, words: list[str]) -> None:
