@@ -37,7 +37,10 @@ class NonAmortizedConfig:
     sparsity_weight: float = Field(5.0, gt=0, description="weight of the mean expected L0 beside the constraint")
     tolerance: float = Field(0.03, ge=0, description="beta of Eq. 5, nats of D*")
     max_changed: float = Field(
-        0.045, ge=0, le=1, description="as graphmask's: below 1 a graph's prediction has to stay; 1 for D* alone"
+        0.045,
+        ge=0,
+        le=1,
+        description="as graphmask's, of each graph: where it has few predictions, all stay; 1 for D* alone",
     )
     relu: bool = Field(True, description="relu around D* - beta; Eq. 5 has none")
     baseline: Literal["none", "scalar", "vector", "training"] = Field(

@@ -12,6 +12,7 @@ few with which the model's predictions survive, on validation graphs, as GraphMa
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import reduce
 from itertools import chain, count, islice
 from typing import Literal
@@ -50,8 +51,9 @@ class BottleneckConfig:
     weight: float | None = Field(
         None,
         ge=0,
-        description="weight of the mean KL, nats per message and dimension; none: the largest of 10, 3, 1, 0.3, 0.1 "
-        "that keeps D* within `tolerance` and changes at most `max_changed` of predictions on validation graphs",
+        description="weight of the mean KL, nats per message and dimension; none: the largest of "
+        f"{', '.join(f'{weight:g}' for weight in WEIGHTS)} that keeps D* within `tolerance` and changes at most "
+        "`max_changed` of predictions on validation graphs",
     )
     gate_start: float = Field(5.0, description="bias of the gates' logits: they start open")
     baseline: Literal["gaussian", "mean", "zero"] = Field(
@@ -131,8 +133,9 @@ class InformationBottleneck(Method):
         with self.gates() as gates:
             train = gates.stream(self.subject.train, self.subject.max_edges)
             validation = gates.stream(self.subject.validation, self.subject.max_edges)
+            start = self._build(train, seed)
             for weight in [settings.weight or 0.0] if given else WEIGHTS:
-                self.readouts = self._build(train, seed)
+                self.readouts = deepcopy(start)
                 self._train(gates, weight, seed)
                 verdict = self._judge(constraint, validation)
                 if verdict.feasible:

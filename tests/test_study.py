@@ -122,7 +122,7 @@ def test_the_reference_results_are_those_of_the_study(name: str) -> None:
 
 
 def test_cards_say_how_the_rules_of_graphmask_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a root without that study a card says nothing of it; a probe that keeps more than the gold is a failure."""
+    """Of a root without that study a card says nothing of it; a mask that keeps more than another is counted."""
     scores = pd.read_csv(REFERENCE.parent / "graphmask" / "rules" / "scores.csv").query("kind == 'method'")
     for task in ("relay", "toy[layers=2]"):
         found = scores.query("task == @task and method == 'graphmask'")
@@ -138,9 +138,20 @@ def test_cards_say_how_the_rules_of_graphmask_compare(tmp_path: Path, monkeypatc
     rows = (frame["task"] == "relay") & (frame["method"] == "graphmask")
     frame.loc[rows, "retained"] = 0.5
     frame.to_csv(target / "rules" / "scores.csv", index=False)
-    failure = "| 50.0 to 50.0 | 5 of 5: the optimiser's failure |"
+    failure = "| 50.0 to 50.0 | 5 of 5 |"
     assert failure in TASKS["relay"]().card()
     assert failure not in here
+
+
+def test_a_card_says_that_its_rows_are_of_older_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless all of them say which code made them."""
+    other_reference(tmp_path, "layers", "graphmask", f1_mean=0.5)
+    elsewhere(monkeypatch, tmp_path)
+    path = tmp_path / "results" / "reference" / "layers" / "methods" / "comparison.csv"
+    for code, older in (("", True), ("abc", False)):
+        frame = pd.read_csv(path, dtype=str).drop(columns="code", errors="ignore")
+        pd.concat([frame, pd.Series([code] * len(frame), name="code")], axis=1).to_csv(path, index=False)
+        assert ("Of older code" in TASKS["relay"]().card()) == older
 
 
 LAYERED = ("two-hop", "relay", "shared-layers", "neighbour-count", "any-of", "decoy-gates")

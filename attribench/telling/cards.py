@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..base.errors import UserError
 from ..base.names import base_name
+from .kept import CODE
 
 END_MARK = "†"
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -32,6 +33,11 @@ class Reference:
     def made(self, run: str) -> bool:
         """Say whether there are results of a run."""
         return (self.folder / run / "comparison.csv").is_file()
+
+    def coded(self, run: str) -> bool:
+        """Say whether all rows of a run say which code made them: those of a study that was made in parts do."""
+        table = self.table(run)
+        return CODE in table and bool(table[CODE].notna().all())
 
     def table(self, run: str, view: str = "comparison") -> pd.DataFrame:
         """Return a view of a run.
@@ -153,7 +159,7 @@ class Reference:
 
     def tasks(self, run: str, task: str) -> list[str]:
         """Return a task and its variants, in the order of the table."""
-        return [str(name) for name in self.table(run)["task"].unique() if base_name(str(name)) == task]
+        return [name for name in self.tasks_of(run) if base_name(name) == task]
 
     def tasks_of(self, run: str) -> list[str]:
         """Return the tasks of a run, in the order of the table."""
@@ -195,10 +201,14 @@ def render_card(study: str, beside: Path | None = None, **about: Any) -> str:
             f"The reference results of {study!r} are not here. In the repository, `python -m attribench study "
             f"tasks/{study}_study.toml --out results/reference/{study}` makes them."
         )
-    environment = Environment(loader=FileSystemLoader(templates), undefined=StrictUndefined, trim_blocks=True)
+    return render(f"{study}_card.md.j2", [templates], reference=Reference(folder), **about)
+
+
+def render(template: str, folders: Sequence[Path], **about: Any) -> str:
+    """Render a template that is in one of some folders."""
+    environment = Environment(loader=FileSystemLoader(folders), undefined=StrictUndefined, trim_blocks=True)
     environment.filters["percent"] = _percent
-    template = environment.get_template(f"{study}_card.md.j2")
-    return template.render(reference=Reference(folder), **about)
+    return environment.get_template(template).render(**about)
 
 
 def _of(table: pd.DataFrame, method: str, task: str | None) -> pd.Series[bool]:

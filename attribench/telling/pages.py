@@ -15,7 +15,6 @@ from io import StringIO
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 
 from ..base.errors import UserError
@@ -26,7 +25,7 @@ from ..scoring.families import fits
 from ..scoring.figures import CATALOGUE, Table, entry_of
 from ..scoring.scorers import scorers
 from ..storing.records import About, ProblemResult, Record, Result
-from .cards import ROOT, Reference, _percent, render_card
+from .cards import ROOT, Reference, render, render_card
 from .console import TABLE_WIDTH, say
 from .glossary import glossary
 from .kept import KEPT
@@ -34,6 +33,7 @@ from .tables import KEYS, Report
 from .terminal import print_comparison
 
 COMMAND = "python -m attribench.telling.pages"
+TEMPLATES = [ROOT / "docs", ROOT / "tasks"]
 CONTROLS = ("gold", "keep-all", "drop-all")
 """Those that the README shows; the others belong to a method."""
 
@@ -55,8 +55,10 @@ def pages() -> dict[Path, str]:
     """
     if not (ROOT / "docs" / "results.md.j2").is_file():
         raise UserError(f"expected a checkout with docs/; {ROOT} is none: run {COMMAND} in one")
-    readme, card = (ROOT / "README.md").read_text(encoding="utf-8"), render_card("toy")
-    for name, content in {"table": f"```\n{kept_table('toy')}\n```", "conclusions": verdicts(card)}.items():
+    readme, card = (ROOT / "README.md").read_text(encoding="utf-8"), render_card("toy", alone=False)
+    older = render("older_note.md.j2", TEMPLATES, reference=Reference(ROOT / "results" / "reference" / "toy")).strip()
+    table = f"```\n{kept_table('toy')}\n```" + (f"\n\n{older}" if older else "")
+    for name, content in {"table": table, "conclusions": verdicts(card)}.items():
         readme = with_block(readme, name, content)
     return {Path("README.md"): readme, Path("docs/figures.md"): figures(), Path("docs/results.md"): results(card)}
 
@@ -116,10 +118,9 @@ def _names(table: Table) -> Iterator[str]:
 
 def results(toy: str) -> str:
     """Return the page of what was found, from the toy's card and the summaries of the other cards."""
-    folders = [ROOT / "docs", ROOT / "tasks"]
-    environment = Environment(loader=FileSystemLoader(folders), undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["percent"] = _percent
-    text = environment.get_template("results.md.j2").render(
+    text = render(
+        "results.md.j2",
+        TEMPLATES,
         toy=toy[toy.index("\n") :].strip().replace("\n## ", "\n### "),
         layers=Reference(ROOT / "results" / "reference" / "layers"),
         srl=Reference(ROOT / "results" / "reference" / "srl"),
