@@ -57,17 +57,39 @@ class GateNetwork(EdgeNetwork):
     """g of Eq. 4 for one layer: gamma of Eq. 7, and the layer's baseline b.
 
     Locations are bounded, so that no gate is far from where it changes, and each is drawn the other way at times.
+    Baselines are learned in parts of the size of the layer's messages, so that their learning rate means the same in
+    every model.
+
+    Args:
+        call: what the layer reads and sends.
+        hidden: rows of W1.
+        bias: c of Appendix B.
+        bound: of the locations, to both sides of 0.
     """
 
-    def __init__(self, inputs: int, width: int, hidden: int, bias: float, bound: float) -> None:
-        super().__init__(inputs, hidden)
-        self.baseline = nn.Parameter(torch.zeros(width))
+    size: Tensor
+
+    def __init__(self, call: Call, hidden: int, bias: float, bound: float) -> None:
+        super().__init__(call.inputs().shape[1], hidden)
+        self.relative_baseline = nn.Parameter(torch.zeros(call.width))
+        self.register_buffer("size", _size(call.h_source if call.sent is None else call.flat_messages()))
         self.bias = bias
         self.bound = bound
+
+    @property
+    def baseline(self) -> Tensor:
+        """B of Eq. 3, ``(D,)``."""
+        return self.relative_baseline * self.size
 
     def forward(self, call: Call) -> Tensor:
         """Return locations gamma + c ``(E,)``."""
         return within(self.read(call) + self.bias, self.bound)
+
+
+def _size(values: Tensor) -> Tensor:
+    """Return the root mean square of values, or 1 where all are 0."""
+    size = values.detach().square().mean().sqrt()
+    return torch.where(size > 0, size, torch.ones_like(size))
 
 
 class Probe(nn.Module):
@@ -85,7 +107,7 @@ class Probe(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive("probe", seed))
-            self.networks = [GateNetwork(c.inputs().shape[1], c.width, hidden, bias, bound) for c in recording.calls]
+            self.networks = [GateNetwork(call, hidden, bias, bound) for call in recording.calls]
         self.layers = nn.ModuleList(self.networks)
         self.to(recording.logits)
 
@@ -97,6 +119,10 @@ class Probe(nn.Module):
     def baselines(self) -> list[Tensor]:
         """Return b(k) ``(D,)`` of every layer."""
         return [network.baseline for network in self.networks]
+
+    def baseline_parameters(self) -> list[nn.Parameter]:
+        """Return what the baselines are made of."""
+        return [network.relative_baseline for network in self.networks]
 
     def gate_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of all gates, without the baselines."""

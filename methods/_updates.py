@@ -1,16 +1,18 @@
 """How GraphMask's constraint is weighed against its penalty while gates are trained: two rules for the multiplier.
 
-Both descend in gates and baselines by Adam on penalty + multiplier * D*. Baselines learn slowly: else they make up for
-a layer that closes altogether while it closes (a baseline that says "perhaps" everywhere costs little when most graphs
-are undecided anyway), and no single gate that opens again is an improvement.
+Both descend in gates and baselines by Adam on penalty + multiplier * D*. The rate of the baselines rises from 0.
+Learned early, they make up for a layer that closes altogether while it closes (a baseline that says "perhaps"
+everywhere costs little when most graphs are undecided anyway), and no single gate that opens again is an improvement.
+Learned late, they lower D* of the gates that were found, and let further ones close.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,25 +24,45 @@ from attribench.model.hard_concrete import HardConcrete, straight_through_round,
 from ._gate_networks import Probe
 
 
+@dataclass(frozen=True)
+class Rates:
+    """Adam's learning rates.
+
+    Args:
+        gates: that of gates.
+        baselines: that of baselines at the last step, to which it rises from 0 in proportion to the steps made.
+        steps: most steps of all stages.
+    """
+
+    gates: float
+    baselines: float
+    steps: int
+
+
 class Update(ABC):
     """Steps down in a probe's parameters, with a multiplier of its own.
 
     Args:
         probe: what is trained.
         tolerance: beta of Eq. 5.
-        learning_rate: Adam's, of gates.
-        baseline_learning_rate: Adam's, of baselines.
+        rates: Adam's and how they change.
     """
 
-    def __init__(self, probe: Probe, tolerance: float, learning_rate: float, baseline_learning_rate: float) -> None:
-        self._probe, self._tolerance = probe, tolerance
-        gates, baselines = probe.gate_parameters(), probe.baselines()
-        self._parameters = [*gates, *baselines]
-        self._rates = ((gates, learning_rate), (baselines, baseline_learning_rate))
+    def __init__(self, probe: Probe, tolerance: float, rates: Rates) -> None:
+        self._probe, self._tolerance, self._rates = probe, tolerance, rates
+        self._gates, self._baselines = probe.gate_parameters(), probe.baseline_parameters()
+        self._steps = 0
         self._optimizer = self._adam()
 
     def _adam(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam([{"params": part, "lr": rate} for part, rate in self._rates], fused=True)
+        parts: list[dict[str, Any]] = [{"params": self._gates, "lr": self._rates.gates}, {"params": self._baselines}]
+        return torch.optim.Adam(parts, fused=True)
+
+    def _descend(self) -> None:
+        """Step down along what is in ``grad``."""
+        self._steps += 1
+        self._optimizer.param_groups[1]["lr"] = self._rates.baselines * min(1.0, self._steps / self._rates.steps)
+        self._optimizer.step()
 
     @abstractmethod
     def gates(self, distribution: HardConcrete, locations: Tensor, uniform: Tensor) -> Tensor:
@@ -51,13 +73,13 @@ class Update(ABC):
         """Return ``(K, E)``, the summands of the penalty."""
 
     @abstractmethod
-    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], float]) -> None:
+    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], Tensor]) -> None:
         """Update all parameters.
 
         Args:
             penalty: mean of :meth:`sparsity` over the messages of a batch.
             divergence: D* ``(G,)`` of its graphs.
-            calm: returns their mean D* with less noise in the gates.
+            calm: returns D* ``(G,)`` with less noise in the gates, with a gradient in baselines alone.
         """
 
     @abstractmethod
@@ -102,6 +124,9 @@ class Controlled(Update):
     not come that far (no wind-up): gates that close within fifty steps take some hundred to open, and an aim that went
     on falling would have all of them opened.
 
+    Baselines learn from D* of the calmer gates: they replace messages that are closed for good, and what noise closes
+    teaches them otherwise.
+
     Steps of length 1 do not come to rest. What is judged and kept is a running mean of the parameters (Polyak &
     Juditsky 1992), as ``torch.optim.swa_utils`` keeps it.
     """
@@ -117,8 +142,8 @@ class Controlled(Update):
     AVERAGING = 0.98  # decay per step of the running mean of parameters
     LEAST, MOST = 0.01, 10.0  # of the aim, in parts of the tolerance
 
-    def __init__(self, probe: Probe, tolerance: float, learning_rate: float, baseline_learning_rate: float) -> None:
-        super().__init__(probe, tolerance, learning_rate, baseline_learning_rate)
+    def __init__(self, probe: Probe, tolerance: float, rates: Rates) -> None:
+        super().__init__(probe, tolerance, rates)
         self._aim = tolerance / 2
         self.start()
 
@@ -144,9 +169,10 @@ class Controlled(Update):
         self._mean = self._averaged()
 
     def restart(self) -> None:
-        """Start higher than the last time."""
+        """Start higher than the last time, and with the first aim: the one that it went astray with was too high."""
         super().restart()
         self._restarts += 1
+        self._aim = self._tolerance / 2
         self._log, self._smoothed = min(self.START + self._restarts, self.RANGE), self._aim
         self._since = []
         self._mean = self._averaged()
@@ -171,37 +197,42 @@ class Controlled(Update):
         """Return the logarithm of how much longer the step along D* is than that along the penalty."""
         return self._log
 
-    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], float]) -> None:
+    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], Tensor]) -> None:
         """Move the multiplier by what D* is above or below the aim, then the parameters."""
-        self._since.append(calm())
+        quiet = calm().mean()
+        self._since.append(float(quiet.detach()))
         self._smoothed = self.SMOOTHING * self._smoothed + (1 - self.SMOOTHING) * self._since[-1]
         excess = min(max(self._smoothed / self._aim - 1, -1.0), self.EXCESS)
         self._log = self._bounded(self._log + self.INTEGRAL * excess)
         multiplier = math.exp(self._bounded(self._log + self.PROPORTIONAL * excess))
         for parameter, along_penalty, along_divergence in zip(
-            self._parameters, self._direction(penalty, retain=True), self._direction(divergence.mean()), strict=True
+            self._gates, self._direction(penalty, retain=True), self._direction(divergence.mean()), strict=True
         ):
             parameter.grad = (along_penalty + multiplier * along_divergence) / (1 + multiplier)
-        self._optimizer.step()
+        for parameter, gradient in zip(self._baselines, _gradient(quiet, self._baselines), strict=True):
+            parameter.grad = gradient
+        self._descend()
         self._mean.update_parameters(self._probe)
 
     def _bounded(self, logarithm: float) -> float:
         return min(max(logarithm, -self.RANGE), self.RANGE)
 
     def _direction(self, value: Tensor, *, retain: bool = False) -> list[Tensor]:
-        """Return the gradient of a value with respect to all parameters, of length 1, or 0 where there is none."""
-        gradients = torch.autograd.grad(
-            value, self._parameters, retain_graph=retain, allow_unused=True, materialize_grads=True
-        )
+        """Return the gradient of a value in the gates' parameters, of length 1, or 0 where there is none."""
+        gradients = _gradient(value, self._gates, retain=retain)
         length = torch.stack(torch._foreach_norm(gradients)).norm()
         return list(torch._foreach_div(gradients, length.clamp(min=torch.finfo(length.dtype).tiny)))
+
+
+def _gradient(value: Tensor, parameters: Sequence[Tensor], *, retain: bool = False) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(value, parameters, retain_graph=retain, allow_unused=True, materialize_grads=True)
 
 
 class Lagrangian(Update):
     """Gradient ascent in the multiplier, by centred RMSProp: Eq. 5 and Appendix C.
 
     Args:
-        probe, tolerance, learning_rate, baseline_learning_rate: as for :class:`Update`.
+        probe, tolerance, rates: as for :class:`Update`.
         relu: around the excess of each graph's D* over the tolerance, as in the released code; Eq. 5 has none.
     """
 
@@ -212,12 +243,10 @@ class Lagrangian(Update):
     WEIGHT = 5.0  # of the penalty, the released code's on the toy
     CLIP = 0.3  # largest norm of the gradient: see Controlled.step
 
-    def __init__(
-        self, probe: Probe, tolerance: float, learning_rate: float, baseline_learning_rate: float, *, relu: bool
-    ) -> None:
-        super().__init__(probe, tolerance, learning_rate, baseline_learning_rate)
+    def __init__(self, probe: Probe, tolerance: float, rates: Rates, *, relu: bool) -> None:
+        super().__init__(probe, tolerance, rates)
         self._relu = relu
-        self._raw = self._parameters[0].new_full((), self.START).requires_grad_()
+        self._raw = self._gates[0].new_full((), self.START).requires_grad_()
         self._raw_optimizer = torch.optim.RMSprop([self._raw], lr=self.RATE, centered=True, maximize=True)
 
     def stages(self, num_layers: int) -> Iterable[int]:
@@ -245,16 +274,17 @@ class Lagrangian(Update):
         """Return the logarithm of what D* is weighed with, of the penalty's weight."""
         return math.log(float(F.softplus(self._raw.detach())) / self.WEIGHT)
 
-    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], float]) -> None:
+    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], Tensor]) -> None:
         """Step down in the parameters and up in the multiplier."""
         excess = divergence - self._tolerance
         self._raw.grad = None
         loss = self.WEIGHT * penalty + F.softplus(self._raw) * (excess.relu() if self._relu else excess).mean()
-        for parameter in self._parameters:
+        parameters = [*self._gates, *self._baselines]
+        for parameter in parameters:
             parameter.grad = None
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self._parameters, self.CLIP)
-        self._optimizer.step()
+        nn.utils.clip_grad_norm_(parameters, self.CLIP)
+        self._descend()
         self._raw_optimizer.step()
         with torch.no_grad():
             self._raw.clamp_(*self.RANGE)

@@ -7,6 +7,7 @@ the constraint allows (Eq. 5), with one Lagrange multiplier.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -26,9 +27,9 @@ from attribench.model.recording import Recording, Stream
 from attribench.plugins.method import Attribution, Method, config
 from attribench.plugins.registry import METHODS
 
-from ._constraint import Constraint, Verdict
+from ._constraint import MAX_CHANGED, TOLERANCE, Constraint, Verdict
 from ._gate_networks import Probe
-from ._updates import Controlled, Lagrangian, Update
+from ._updates import Controlled, Lagrangian, Rates, Update
 
 GRAPHS_AT_ONCE = 500
 """Graphs of one pass of ``attribute``; the inputs of a larger batch outgrow the processor's caches."""
@@ -39,8 +40,15 @@ CALM = 0.5
 LEAST_GAIN = 0.01
 """Part of the retained share by which it has to fall to count as falling."""
 
-FALLING = 0.95
-"""Part of the least strain so far that an infeasible probe has to be under to be on its way back."""
+EQUAL = 0.02
+"""Part of the retained share within which two checkpoints are as sparse as each other."""
+
+FALLING, CHECKS_BACK = 0.95, 4
+"""Part of the strain of so many checks ago that an infeasible probe has to be under to be on its way back."""
+
+BLOCKS = 100
+"""Runs of neighbours that training graphs are held out in: all parts of sorted graphs are among them, and what belongs
+together, such as the predicates of a sentence, is mostly on one side."""
 
 MOST_HELD_OUT = 1000
 """Training graphs that are held out at most: more would say little more, and every check passes over them."""
@@ -50,22 +58,24 @@ MOST_HELD_OUT = 1000
 class GraphMaskConfig:
     """Options. Defaults were chosen on development seeds (from 1000 up), not on those that are scored."""
 
-    steps: int = Field(1600, ge=1, description="most training steps of one layer; see steps_per_layer")
-    steps_per_layer: int = Field(300, ge=1, description="more of them for every further layer")
+    steps: int = Field(2200, ge=1, description="most training steps of one layer; see steps_per_layer")
+    steps_per_layer: int = Field(200, ge=1, description="more of them for every further layer")
     batch_size: int = Field(32, ge=1, description="graphs per step")
     steps_per_batch: int = Field(
         2, ge=1, description="steps with the same graphs, each with new draws of gates: they share the unmasked pass"
     )
     learning_rate: float = Field(2e-3, gt=0, description="Adam, for gates")
-    baseline_learning_rate: float = Field(1e-4, gt=0, description="Adam, for baselines; see the note in _updates.py")
+    baseline_learning_rate: float = Field(
+        1.5e-3, gt=0, description="Adam, for baselines in parts of the size of messages; it rises from 0 to this"
+    )
     update: Literal["controlled", "paper", "released"] = Field(
         "controlled",
         description="of the multiplier: integral control of its logarithm; Eq. 5 by RMSProp; the same with a relu "
         "around each graph's D* - beta, as in the released code",
     )
-    tolerance: float = Field(0.03, gt=0, description="beta of Eq. 5, nats of D*")
+    tolerance: float = Field(TOLERANCE, gt=0, description="beta of Eq. 5, nats of D*")
     max_changed: float = Field(
-        0.045, ge=0, le=1, description="share of predictions that may change; 1 for D* alone, as in Eq. 5"
+        MAX_CHANGED, ge=0, le=1, description="share of predictions that may change; 1 for D* alone, as in Eq. 5"
     )
     margin: float = Field(3.0, ge=0, description="standard errors of both that must be within the constraint as well")
     held_out: float = Field(
@@ -78,7 +88,9 @@ class GraphMaskConfig:
     location_bias: float = Field(2.0, description="c of Appendix B: gates start open")
     location_bound: float = Field(5.0, gt=0, description="locations are within this of 0, so that gates can change")
     check_every: int = Field(50, ge=1, description="steps between checks, from which the checkpoint is chosen")
-    patience: int = Field(12, ge=1, description="infeasible checks before the best checkpoint is restored")
+    patience: int = Field(
+        12, ge=1, description="infeasible checks, none on the way back, before the best checkpoint is restored"
+    )
     stop_after: int = Field(12, ge=1, description="feasible checks without a sparser checkpoint that end training")
     max_retained: float = Field(0.95, gt=0, le=1, description="retaining more than this share is a collapse")
     restarts: int = Field(1, ge=0, description="further attempts, from derived seeds, after a collapse")
@@ -99,8 +111,13 @@ class Checkpoint:
     retained: float
 
     def rank(self) -> tuple[bool, float, float]:
-        """Return what checkpoints are ordered by: feasible ones first, then the sparsest, then the least strained."""
-        return not self.verdict.feasible, self.retained, self.verdict.strain
+        """Return what checkpoints are ordered by: feasible ones first, then the sparsest, then the least strained.
+
+        Of checkpoints that are about as sparse, the sparsest is often the luckiest, or has used up what is allowed for
+        a few messages.
+        """
+        sparsity = math.floor(math.log(self.retained) / EQUAL) if self.retained > 0 else -math.inf
+        return not self.verdict.feasible, sparsity, self.verdict.strain
 
 
 class _Progress:
@@ -116,7 +133,7 @@ class _Progress:
         self.best = start
         self._falling_from, self._gained = start.retained, False
         self._stale = self._strikes = 0
-        self._least_strain = torch.inf
+        self._strains: list[float] = []  # of the infeasible checks since the last feasible one
         self._stop_after, self._patience = stop_after, patience
 
     @property
@@ -135,17 +152,17 @@ class _Progress:
         strain = now.verdict.strain
         if now.verdict.feasible:
             self._stale += 1
-            self._strikes, self._least_strain = 0, torch.inf
-        elif strain < FALLING * self._least_strain:
-            self._strikes, self._least_strain = 0, strain
+            self._strikes, self._strains = 0, []
         else:
-            self._strikes += 1
+            before = self._strains[-CHECKS_BACK:][0] if len(self._strains) >= CHECKS_BACK else 0.0
+            self._strains.append(strain)
+            self._strikes = 0 if strain < FALLING * before else self._strikes + 1
         if self.best.retained < (1 - LEAST_GAIN) * self._falling_from:
             self._falling_from, self._stale, self._gained = self.best.retained, 0, True
 
     def restore(self) -> Checkpoint:
         """Return the best checkpoint, to go on from."""
-        self._strikes, self._least_strain = 0, torch.inf
+        self._strikes, self._strains = 0, []
         return self.best
 
 
@@ -214,7 +231,7 @@ class GraphMask(Method):
             streams = [gates.stream(graphs, self.subject.max_edges) for graphs in held_out]
             recording = next(streams[0].recordings())[1]
             self.probe = Probe(recording, config.hidden, config.location_bias, config.location_bound, seed)
-            update = self._update()
+            update = self._update(total)
             recordings = iter(self.track(self._recordings(gates, fitted, seed), "training", total=total))
             for lowest in update.stages(num_layers):
                 update.start()
@@ -246,18 +263,20 @@ class GraphMask(Method):
     def _split(self) -> tuple[GraphBatch, list[GraphBatch]]:
         """Return the graphs to train on, and those on which the constraint is judged: validation, and held-out ones."""
         train, validation = self.subject.train, self.subject.validation
-        aside = min(MOST_HELD_OUT, int(self.config.held_out * train.num_graphs))
-        if not aside:
+        count = train.num_graphs
+        blocks, share = min(BLOCKS, count), min(self.config.held_out, MOST_HELD_OUT / count)
+        block = torch.arange(count, device=train.device) * blocks // count
+        aside = ((block + 1).double() * share).floor() > (block.double() * share).floor()
+        if not bool(aside.any()):
             return train, [validation]
-        numbers = torch.arange(train.num_graphs, device=train.device)
-        return train.select(numbers[:-aside]), [validation, train.select(numbers[-aside:])]
+        return train.select((~aside).nonzero()[:, 0]), [validation, train.select(aside.nonzero()[:, 0])]
 
-    def _update(self) -> Update:
+    def _update(self, steps: int) -> Update:
         config = self.config
-        rates = (config.tolerance, config.learning_rate, config.baseline_learning_rate)
+        rates = Rates(config.learning_rate, config.baseline_learning_rate, steps)
         if config.update == "controlled":
-            return Controlled(self.probe, *rates)
-        return Lagrangian(self.probe, *rates, relu=config.update == "released")
+            return Controlled(self.probe, config.tolerance, rates)
+        return Lagrangian(self.probe, config.tolerance, rates, relu=config.update == "released")
 
     def _recordings(self, gates: Gates, graphs: GraphBatch, seed: int) -> Iterator[Recording]:
         """Yield what is recorded of minibatches of graphs, in a new order in every epoch, once for every step."""
@@ -278,10 +297,9 @@ class GraphMask(Method):
             logits = recording.forward([*[None] * lowest, *z], baselines)
             return output.divergence(recording.logits, logits, graphs)
 
-        @torch.no_grad()
-        def calm() -> float:
-            z = self.distribution.sample(locations, uniform, CALM) > 0.5
-            return float(divergence(z.to(locations.dtype)).mean())
+        def calm() -> Tensor:
+            z = self.distribution.sample(locations.detach(), uniform, CALM) > 0.5
+            return divergence(z.to(locations.dtype))
 
         # the mean over graphs of their means
         share = graphs.num_edges_per_graph.to(locations.dtype).reciprocal()[graphs.edge_graph] / graphs.num_graphs

@@ -23,7 +23,7 @@ from attribench.plugins.method import Attribution, Method, Subject, config
 from attribench.plugins.registry import METHODS
 from attribench.plugins.rival import Rival
 
-from ._constraint import Constraint
+from ._constraint import MAX_CHANGED, TOLERANCE, Constraint
 
 
 @config
@@ -35,9 +35,9 @@ class NonAmortizedConfig:
     multiplier_learning_rate: float = Field(1e-2, gt=0, description="centred RMSProp, for the multipliers")
     multiplier_start: float = Field(5.0, description="raw multiplier; its softplus multiplies; clamped to [-2, 30]")
     sparsity_weight: float = Field(5.0, gt=0, description="weight of the mean expected L0 beside the constraint")
-    tolerance: float = Field(0.03, ge=0, description="beta of Eq. 5, nats of D*")
+    tolerance: float = Field(TOLERANCE, ge=0, description="beta of Eq. 5, nats of D*")
     max_changed: float = Field(
-        0.045,
+        MAX_CHANGED,
         ge=0,
         le=1,
         description="as graphmask's, of each graph: where it has few predictions, all stay; 1 for D* alone",

@@ -31,7 +31,7 @@ from attribench.model.recording import Recording, Stream
 from attribench.plugins.method import Attribution, Method, config
 from attribench.plugins.registry import METHODS
 
-from ._constraint import Constraint, Verdict
+from ._constraint import MAX_CHANGED, TOLERANCE, Constraint, Verdict
 from ._gate_networks import EdgeNetwork
 
 WEIGHTS = (10.0, 3.0, 1.0, 0.3, 0.1)
@@ -66,8 +66,8 @@ class BottleneckConfig:
         description="as the paper's released code: mean D* within `tolerance` by a multiplier in place of the weight, "
         "the variance taken for the deviation, the noise mixed in twice",
     )
-    tolerance: float = Field(0.03, ge=0, description="nats of D*, as graphmask's; beta of the released variant")
-    max_changed: float = Field(0.045, ge=0, le=1, description="as graphmask's")
+    tolerance: float = Field(TOLERANCE, ge=0, description="nats of D*, as graphmask's; beta of the released variant")
+    max_changed: float = Field(MAX_CHANGED, ge=0, le=1, description="as graphmask's")
 
 
 class Readout(EdgeNetwork):
