@@ -48,9 +48,11 @@ class EdgeNetwork(nn.Module):
 
     def read(self, call: Call) -> Tensor:
         """Return ``(E,)``."""
-        hidden = call.project(cast(nn.Linear, self.layers[0]))
-        numbers: Tensor = self.layers[1:](hidden)[:, 0]
-        return numbers
+        first, *others = self.layers
+        numbers = call.project(cast(nn.Linear, first))
+        for layer in others:
+            numbers = layer(numbers)
+        return numbers[:, 0]
 
 
 class GateNetwork(EdgeNetwork):
@@ -78,7 +80,7 @@ class GateNetwork(EdgeNetwork):
 
     @property
     def baseline(self) -> Tensor:
-        """B of Eq. 3, ``(D,)``."""
+        """The baseline b of Eq. 3, ``(D,)``."""
         return self.relative_baseline * self.size
 
     def forward(self, call: Call) -> Tensor:

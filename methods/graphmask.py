@@ -171,7 +171,8 @@ class GraphMask(Method):
     """Amortized GraphMask: learned hard gates and baselines (Schlichtkrull et al. 2021).
 
     Score: P(z != 0). Hard mask: the gate at the median of its noise, rounded as in training. The checkpoint is the
-    sparsest that meets the constraint on validation graphs and held-out training graphs.
+    sparsest that meets the constraint on validation graphs and held-out training graphs; of those about as sparse, the
+    one that is furthest within it.
     """
 
     name = "graphmask"
