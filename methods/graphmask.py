@@ -46,6 +46,9 @@ EQUAL = 0.02
 FALLING, CHECKS_BACK = 0.95, 4
 """Part of the strain of so many checks ago that an infeasible probe has to be under to be on its way back."""
 
+MOST_EXCESS = 2.0
+"""Parts of what is allowed that one infeasible check counts with, at most."""
+
 BLOCKS = 100
 """Runs of neighbours that training graphs are held out in: all parts of sorted graphs are among them, and what belongs
 together, such as the predicates of a sentence, is mostly on one side."""
@@ -88,8 +91,11 @@ class GraphMaskConfig:
     location_bias: float = Field(2.0, description="c of Appendix B: gates start open")
     location_bound: float = Field(5.0, gt=0, description="locations are within this of 0, so that gates can change")
     check_every: int = Field(50, ge=1, description="steps between checks, from which the checkpoint is chosen")
-    patience: int = Field(
-        12, ge=1, description="infeasible checks, none on the way back, before the best checkpoint is restored"
+    patience: float = Field(
+        12,
+        gt=0,
+        description="infeasible checks, none on the way back, before the best checkpoint is restored; each "
+        "counts by how far it is beyond the constraint, at most twice",
     )
     stop_after: int = Field(12, ge=1, description="feasible checks without a sparser checkpoint that end training")
     max_retained: float = Field(0.95, gt=0, le=1, description="retaining more than this share is a collapse")
@@ -126,13 +132,13 @@ class _Progress:
     Args:
         start: the checkpoint that it starts from.
         stop_after: feasible checks without a sparser checkpoint, once one was sparser, until it is settled.
-        patience: infeasible checks that are not on their way back, until it is lost.
+        patience: infeasible checks that are not on their way back, each with its excess, until it is lost.
     """
 
-    def __init__(self, start: Checkpoint, stop_after: int, patience: int) -> None:
+    def __init__(self, start: Checkpoint, stop_after: int, patience: float) -> None:
         self.best = start
         self._falling_from, self._gained = start.retained, False
-        self._stale = self._strikes = 0
+        self._stale, self._strikes = 0, 0.0
         self._strains: list[float] = []  # of the infeasible checks since the last feasible one
         self._stop_after, self._patience = stop_after, patience
 
@@ -152,17 +158,18 @@ class _Progress:
         strain = now.verdict.strain
         if now.verdict.feasible:
             self._stale += 1
-            self._strikes, self._strains = 0, []
+            self._strikes, self._strains = 0.0, []
         else:
             before = self._strains[-CHECKS_BACK:][0] if len(self._strains) >= CHECKS_BACK else 0.0
             self._strains.append(strain)
-            self._strikes = 0 if strain < FALLING * before else self._strikes + 1
+            # a slight excess is left to the multiplier; what collapsed is 5 to 10 times beyond what is allowed
+            self._strikes = 0.0 if strain < FALLING * before else self._strikes + min(strain - 1, MOST_EXCESS)
         if self.best.retained < (1 - LEAST_GAIN) * self._falling_from:
             self._falling_from, self._stale, self._gained = self.best.retained, 0, True
 
     def restore(self) -> Checkpoint:
         """Return the best checkpoint, to go on from."""
-        self._strikes, self._strains = 0, []
+        self._strikes, self._strains = 0.0, []
         return self.best
 
 
