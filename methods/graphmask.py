@@ -228,13 +228,14 @@ class GraphMask(Method):
         """Run one attempt and return its sparsest feasible checkpoint.
 
         Gates start open, so that there is a feasible checkpoint from the start; training goes back to the best one when
-        it has been infeasible for a while and does not come back by itself.
+        it has been infeasible for a while and does not come back by itself. The steps that were in vain are then made
+        again, up to half as many as are planned.
         """
         config, num_layers = self.config, self.subject.num_layers
         noise = generator("gates", seed)
         total = left = config.steps_per_layer * (num_layers - 1) + config.steps
+        made, spare, restored = 0, total // 2, 0
         fitted, held_out = self._split()
-        restored = 0
         with self.gates() as gates:
             streams = [gates.stream(graphs, self.subject.max_edges) for graphs in held_out]
             recording = next(streams[0].recordings())[1]
@@ -244,25 +245,31 @@ class GraphMask(Method):
             for lowest in update.stages(num_layers):
                 update.start()
                 progress = _Progress(self._check(self.probe, streams, lowest), config.stop_after, config.patience)
-                most = total // num_layers if lowest else left
-                for step in range(1, most + 1):
-                    left -= 1
+                stage = total // num_layers if lowest else left
+                left -= stage
+                best_at = started = made
+                while stage:
                     self._step(update, next(recordings), lowest, noise)
-                    if step % config.check_every and step < most:
+                    stage, made = stage - 1, made + 1
+                    if (made - started) % config.check_every and stage:
                         continue
                     now = self._check(update.judged(), streams, lowest)
                     update.heed(now.verdict.strain)
                     progress.add(now)
+                    if progress.best is now:
+                        best_at = made
                     if progress.settled:
+                        left += stage
                         break
                     if progress.lost:
                         self.probe.load_state_dict(progress.restore().state)
                         update.restart()
-                        restored += 1
+                        again = min(spare, made - best_at)
+                        stage, spare, best_at, restored = stage + again, spare - again, made, restored + 1
                 self.probe.load_state_dict(progress.best.state)
         self.figures = {
             "restored": restored,
-            "steps": total - left,
+            "steps": made,
             "unsettled": float(not progress.settled),
             "log_multiplier": update.log_multiplier(),
         }
