@@ -140,7 +140,7 @@ class Controlled(Update):
     MOST_WEIGHT = 4.0  # of one end of a gate, see trapezoidal_gate
     NEAR = 1.3  # as factor: within it the aim is reached
     AVERAGING = 0.98  # decay per step of the running mean of parameters
-    LEAST, MOST = 0.01, 10.0  # of the aim, in parts of the tolerance
+    LEAST, MOST = 0.01, 3.0  # of the aim, in parts of the tolerance: beyond, gates that are needed close together
 
     def __init__(self, probe: Probe, tolerance: float, rates: Rates) -> None:
         super().__init__(probe, tolerance, rates)
