@@ -107,12 +107,18 @@ def test_cards_are_of_named_tasks(command: Command) -> None:
     assert "expected --card with names of tasks" in said
 
 
-@pytest.mark.parametrize("name", ["toy", "layers", "srl", "graphmask"])
-def test_the_reference_results_are_those_of_the_study(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "to_be_made"),
+    [("toy", set()), ("layers", set()), ("srl", set()), ("graphmask", {"text-0", "text-1", "text-2"})],
+)
+def test_the_reference_results_are_those_of_the_study(name: str, to_be_made: set[str]) -> None:
     runs = tomllib.loads((study.ROOT / "tasks" / f"{name}_study.toml").read_text())
     reference = REFERENCE.parent / name
-    assert {path.name for path in reference.iterdir()} == set(runs)
-    for run_name, run_ in runs.items():
+    made = {path.name for path in reference.iterdir()}
+    assert made | to_be_made == set(runs)
+    assert made.isdisjoint(to_be_made)
+    for run_name in made:
+        run_ = runs[run_name]
         table = pd.read_csv(reference / run_name / "comparison.csv").query("kind == 'method'")
         methods = list(METHODS) if run_["methods"] == "all" else run_["methods"]
         tasks = [run_["task"]] if isinstance(run_["task"], str) else run_["task"]
