@@ -174,7 +174,7 @@ class Toy(Task):
         accuracies, changed = audit(model, splits["test"], config)
         figures = {**figures, "test": accuracy(model, splits["test"]), **accuracies, **changed}
         colours = tuple(f"colour {c}" for c in range(config.colours))
-        confirmed = min(figures["test"], *accuracies.values()) >= AUDIT_LEVEL and min(changed.values()) > 0
+        confirmed = min(figures["test"], *accuracies.values()) >= AUDIT_LEVEL and asked_of_both(changed)
         classes = ("fewer x than y", "no fewer") if config.ties else ("no more x than y", "more x than y")
         return Problem(model, GraphClassification(), splits, colours, figures, confirmed, class_names=classes)
 
@@ -241,8 +241,8 @@ def label(graphs: GraphBatch, ties: bool = False) -> Tensor:
 def audit(model: GraphModel, split: Split, config: ToyConfig) -> tuple[dict[str, float], dict[str, float]]:
     """Return, for four interventions, the share of graphs whose prediction is the recomputed label.
 
-    Also return the share of graphs that each intervention changed: one that changes none (with three colours there is
-    but one outside the query) says nothing, and the gold is not confirmed.
+    Also return the share of graphs that each intervention changed: one that changes none says nothing. With three
+    colours there is but one outside the query; where all stars have as many leaves, none can be removed.
 
     Recolouring is drawn uniformly from the colours outside the query (other edges) or from all colours (gold edges).
     Removal drops a random number of edges of one kind, down to the fewest leaves seen in training.
@@ -266,6 +266,14 @@ def audit(model: GraphModel, split: Split, config: ToyConfig) -> tuple[dict[str,
     }
     accuracies = {f"audit_{name}": accuracy(model, Split(x, label(x, config.ties))) for name, x in variants.items()}
     return accuracies, {f"audit_{name}_changed": _changed(graphs, x) for name, x in variants.items()}
+
+
+def asked_of_both(changed: dict[str, float]) -> bool:
+    """Return whether some intervention changed gold edges, and some changed others; without that nothing was asked."""
+    return all(
+        any(share > 0 for name, share in changed.items() if name.endswith(f"_{kind}_changed"))
+        for kind in ("gold", "other")
+    )
 
 
 def _changed(before: GraphBatch, after: GraphBatch) -> float:

@@ -113,12 +113,33 @@ def test_the_audit_knows_what_each_intervention_is() -> None:
         assert int(removed.max()) > 2
 
 
-@pytest.mark.parametrize("options", [{"colours": 3}, {"min_leaves": 5, "max_leaves": 5}])
-def test_gold_is_not_confirmed_by_an_audit_that_changes_nothing(options: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("options", "silent"),
+    [
+        ({"colours": 3}, ["recolour_other"]),
+        ({"colours": 4, "min_leaves": 6, "max_leaves": 6}, ["remove_gold", "remove_other"]),
+        ({"colours": 3, "min_leaves": 6, "max_leaves": 6}, ["recolour_other", "remove_gold", "remove_other"]),
+    ],
+)
+def test_the_audit_asks_of_gold_edges_and_of_others(options: dict[str, int], silent: list[str]) -> None:
+    """An intervention that can change nothing is no reason against the gold, if another one changed such edges."""
+    config = toy.ToyConfig(**options)
+    split = toy.make_split(config, 300, 0, "test")
+    accuracies, changed = toy.audit(Judgement(RULES["honest"][0]), split, config)
+    assert set(accuracies.values()) == {1.0}
+    assert sorted(name for name, share in changed.items() if share == 0) == [f"audit_{x}_changed" for x in silent]
+    assert toy.asked_of_both(changed) is ("remove_other" not in silent or "recolour_other" not in silent)
+
+
+def test_gold_is_not_confirmed_by_an_audit_that_asks_nothing_of_other_edges() -> None:
     kind = TASKS["toy"]
-    config = kind.Config(**{**kind.quick, **options, "test": 40, "train": 200, "epochs": 1})
+    options = {"colours": 3, "min_leaves": 5, "max_leaves": 5, "test": 40, "train": 1500}
+    config = kind.Config(**{**kind.quick, **options})
     problem = build_problem(kind(config), TaskSeeds(0, 0), Workshop(torch.device("cpu"), without_cache))
-    assert min(v for k, v in problem.figures.items() if k.endswith("_changed")) == 0
+    accuracies = {
+        k: v for k, v in problem.figures.items() if k == "test" or (k.startswith("audit_") and "_ch" not in k)
+    }
+    assert min(accuracies.values()) >= toy.AUDIT_LEVEL
     assert problem.gold_confirmed is False
 
 
