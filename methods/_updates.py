@@ -90,10 +90,6 @@ class Update(ABC):
     def stages(self, num_layers: int) -> Iterable[int]:
         """Return the lowest layer that is gated, for every stage of training."""
 
-    def start(self) -> None:
-        """Start a stage, with further gates that are open."""
-        self._optimizer = self._adam()
-
     def restart(self) -> None:
         """Forget the moments, and weigh the constraint more: the probe went back to its best state."""
         self._optimizer = self._adam()
@@ -144,8 +140,8 @@ class Controlled(Update):
 
     def __init__(self, probe: Probe, tolerance: float, rates: Rates) -> None:
         super().__init__(probe, tolerance, rates)
-        self._aim = tolerance / 2
-        self.start()
+        self._restarts = 0
+        self._weigh()
 
     def stages(self, num_layers: int) -> Iterable[int]:
         """Gate all layers from the start: one after another, an upper one takes what is allowed to all."""
@@ -160,22 +156,18 @@ class Controlled(Update):
         """Return the locations: the expected number of open gates, without the factor dP/dgamma in its gradient."""
         return locations
 
-    def start(self) -> None:
-        """Weigh the constraint more than the penalty."""
-        super().start()
-        self._log, self._restarts = self.START, 0
-        self._smoothed = self._aim
-        self._since: list[float] = []  # D* of every step since the last check
-        self._mean = self._averaged()
-
     def restart(self) -> None:
         """Start higher than the last time, and with the first aim: the one that it went astray with was too high."""
         super().restart()
         self._restarts += 1
-        self._aim = self._tolerance / 2
-        self._log, self._smoothed = min(self.START + self._restarts, self.RANGE), self._aim
-        self._since = []
-        self._mean = self._averaged()
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Weigh the constraint more than the penalty, and the more the more often it was not enough."""
+        self._aim = self._smoothed = self._tolerance / 2
+        self._log = min(self.START + self._restarts, self.RANGE)
+        self._since: list[float] = []  # D* of every step since the last check
+        self._mean = AveragedModel(self._probe, multi_avg_fn=get_ema_multi_avg_fn(self.AVERAGING))
 
     def heed(self, strain: float) -> None:
         """Aim lower where the gates are infeasible, higher otherwise; not while D* is still on its way there."""
@@ -189,9 +181,6 @@ class Controlled(Update):
     def judged(self) -> Probe:
         """Return the running mean of the probe's parameters, as a probe."""
         return cast(Probe, self._mean.module)
-
-    def _averaged(self) -> AveragedModel:
-        return AveragedModel(self._probe, multi_avg_fn=get_ema_multi_avg_fn(self.AVERAGING))
 
     def log_multiplier(self) -> float:
         """Return the logarithm of how much longer the step along D* is than that along the penalty."""
@@ -260,9 +249,6 @@ class Lagrangian(Update):
     def sparsity(self, distribution: HardConcrete, locations: Tensor) -> Tensor:
         """Return the expected L0 of Eq. 11."""
         return distribution.probability_nonzero(locations)
-
-    def start(self) -> None:
-        """Go on: the paper says of no restart between layers."""
 
     def restart(self) -> None:
         """Raise the multiplier."""

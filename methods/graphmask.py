@@ -38,10 +38,13 @@ CALM = 0.5
 """Scale of the noise of gates by which the multiplier is moved."""
 
 LEAST_GAIN = 0.01
-"""Part of the retained share by which it has to fall to count as falling."""
+"""Part of the retained share by which it has to fall, over as many checks as would end training, to go on."""
 
 EQUAL = 0.02
 """Part of the retained share within which two checkpoints are as sparse as each other."""
+
+MUCH, LATELY = 0.05, 6
+"""Part of the retained share by which it has to fall over so many feasible checks for training to go on at its end."""
 
 FALLING, CHECKS_BACK = 0.95, 4
 """Part of the strain of so many checks ago that an infeasible probe has to be under to be on its way back."""
@@ -61,8 +64,12 @@ MOST_HELD_OUT = 1000
 class GraphMaskConfig:
     """Options. Defaults were chosen on development seeds (from 1000 up), not on those that are scored."""
 
-    steps: int = Field(2200, ge=1, description="most training steps of one layer; see steps_per_layer")
-    steps_per_layer: int = Field(200, ge=1, description="more of them for every further layer")
+    steps: int = Field(
+        2200,
+        ge=1,
+        description="training steps of one layer that are planned; half as many more are made where they are needed",
+    )
+    steps_per_layer: int = Field(200, ge=1, description="planned steps for every further layer")
     batch_size: int = Field(32, ge=1, description="graphs per step")
     steps_per_batch: int = Field(
         2, ge=1, description="steps with the same graphs, each with new draws of gates: they share the unmasked pass"
@@ -131,46 +138,74 @@ class _Progress:
 
     Args:
         start: the checkpoint that it starts from.
-        stop_after: feasible checks without a sparser checkpoint, once one was sparser, until it is settled.
+        stop_after: feasible checks without a sparser one, once one was sparser, until it is settled.
         patience: infeasible checks that are not on their way back, each with its excess, until it is lost.
     """
 
     def __init__(self, start: Checkpoint, stop_after: int, patience: float) -> None:
         self.best = start
-        self._falling_from, self._gained = start.retained, False
-        self._stale, self._strikes = 0, 0.0
+        self._least = [start.retained]  # the least share that was feasible, at the start and after every feasible check
         self._strains: list[float] = []  # of the infeasible checks since the last feasible one
+        self._strikes = 0.0
         self._stop_after, self._patience = stop_after, patience
 
     @property
     def settled(self) -> bool:
-        """Whether the share that is retained falls no longer."""
-        return self._gained and self._stale >= self._stop_after
+        """Whether the share that is retained fell, and falls no longer."""
+        checks = len(self._least) - 1
+        late = checks >= self._stop_after and not self._fell(self._stop_after, LEAST_GAIN)
+        return late and self._fell(checks, LEAST_GAIN)
+
+    @property
+    def falling(self) -> bool:
+        """Whether the share that is retained falls too much to be stopped."""
+        return len(self._least) > LATELY and self._fell(LATELY, MUCH)
 
     @property
     def lost(self) -> bool:
         """Whether it is infeasible for long, and does not come back."""
         return self._strikes >= self._patience
 
+    def _fell(self, checks: int, part: float) -> bool:
+        return self._least[-1] < (1 - part) * self._least[-1 - checks]
+
     def add(self, now: Checkpoint) -> None:
         """Take note of a check."""
         self.best = min(self.best, now, key=Checkpoint.rank)
         strain = now.verdict.strain
         if now.verdict.feasible:
-            self._stale += 1
+            self._least.append(min(self._least[-1], now.retained))
             self._strikes, self._strains = 0.0, []
         else:
-            before = self._strains[-CHECKS_BACK:][0] if len(self._strains) >= CHECKS_BACK else 0.0
+            before = self._strains[-CHECKS_BACK] if len(self._strains) >= CHECKS_BACK else 0.0
             self._strains.append(strain)
             # a slight excess is left to the multiplier; what collapsed is 5 to 10 times beyond what is allowed
             self._strikes = 0.0 if strain < FALLING * before else self._strikes + min(strain - 1, MOST_EXCESS)
-        if self.best.retained < (1 - LEAST_GAIN) * self._falling_from:
-            self._falling_from, self._stale, self._gained = self.best.retained, 0, True
 
     def restore(self) -> Checkpoint:
         """Return the best checkpoint, to go on from."""
         self._strikes, self._strains = 0.0, []
         return self.best
+
+
+@dataclass
+class _Steps:
+    """The steps of one attempt: as many as are planned, and half as many to spare.
+
+    Args:
+        planned: steps of all stages.
+    """
+
+    planned: int
+
+    def __post_init__(self) -> None:
+        self.left, self.spare, self.made = self.planned, self.planned // 2, 0
+
+    def more(self, wanted: int) -> int:
+        """Return how many of the steps to spare are made."""
+        granted = min(self.spare, wanted)
+        self.spare -= granted
+        return granted
 
 
 @METHODS.register
@@ -228,48 +263,49 @@ class GraphMask(Method):
         """Run one attempt and return its sparsest feasible checkpoint.
 
         Gates start open, so that there is a feasible checkpoint from the start; training goes back to the best one when
-        it has been infeasible for a while and does not come back by itself. The steps that were in vain are then made
-        again, up to half as many as are planned.
+        it has been infeasible for a while and does not come back by itself. Steps that were in vain are made again, and
+        further ones while the share falls by much, up to half as many as are planned.
         """
         config, num_layers = self.config, self.subject.num_layers
         noise = generator("gates", seed)
-        total = left = config.steps_per_layer * (num_layers - 1) + config.steps
-        made, spare, restored = 0, total // 2, 0
+        steps = _Steps(config.steps_per_layer * (num_layers - 1) + config.steps)
+        restored = 0
         fitted, held_out = self._split()
         with self.gates() as gates:
             streams = [gates.stream(graphs, self.subject.max_edges) for graphs in held_out]
             recording = next(streams[0].recordings())[1]
             self.probe = Probe(recording, config.hidden, config.location_bias, config.location_bound, seed)
-            update = self._update(total)
-            recordings = iter(self.track(self._recordings(gates, fitted, seed), "training", total=total))
+            update = self._update(steps.planned)
+            recordings = iter(self.track(self._recordings(gates, fitted, seed), "training", total=steps.planned))
             for lowest in update.stages(num_layers):
-                update.start()
                 progress = _Progress(self._check(self.probe, streams, lowest), config.stop_after, config.patience)
-                stage = total // num_layers if lowest else left
-                left -= stage
-                best_at = started = made
+                stage = steps.planned // num_layers if lowest else steps.left
+                steps.left -= stage
+                started = best_at = steps.made
                 while stage:
                     self._step(update, next(recordings), lowest, noise)
-                    stage, made = stage - 1, made + 1
-                    if (made - started) % config.check_every and stage:
+                    stage, steps.made = stage - 1, steps.made + 1
+                    if (steps.made - started) % config.check_every and stage:
                         continue
                     now = self._check(update.judged(), streams, lowest)
                     update.heed(now.verdict.strain)
                     progress.add(now)
                     if progress.best is now:
-                        best_at = made
+                        best_at = steps.made
                     if progress.settled:
-                        left += stage
+                        steps.left += stage
                         break
                     if progress.lost:
                         self.probe.load_state_dict(progress.restore().state)
                         update.restart()
-                        again = min(spare, made - best_at)
-                        stage, spare, best_at, restored = stage + again, spare - again, made, restored + 1
+                        stage += steps.more(steps.made - best_at)
+                        best_at, restored = steps.made, restored + 1
+                    if not stage and progress.falling:
+                        stage = steps.more(LATELY * config.check_every)
                 self.probe.load_state_dict(progress.best.state)
         self.figures = {
             "restored": restored,
-            "steps": made,
+            "steps": steps.made,
             "unsettled": float(not progress.settled),
             "log_multiplier": update.log_multiplier(),
         }

@@ -265,6 +265,35 @@ def test_it_is_settled_when_feasible_probes_get_no_sparser() -> None:
     assert progress.best.retained == 0.895
 
 
+def test_it_falls_while_no_checkpoint_is_better_by_enough_to_be_the_best() -> None:
+    """Checkpoints within 2 percent are equal; a slow fall that goes on is one all the same."""
+    progress = module("graphmask")._Progress(checkpoint(0.0), stop_after=3, patience=99)
+    retained = 0.9
+    for strain in range(12):
+        progress.add(checkpoint(0.1 + strain / 100, retained))
+        assert not progress.settled
+        retained *= 0.996
+    progress.add(checkpoint(0.1, retained))
+    assert not progress.settled
+    progress.add(checkpoint(0.1, retained))
+    assert progress.settled
+
+
+def test_training_goes_on_while_the_share_falls_by_much_up_to_half_of_what_is_planned() -> None:
+    for by, made in ((0.98, 180), (0.995, 120)):
+        method = make(contract_subject(1), steps=120, check_every=10, **UNCONSTRAINED, stop_after=99)
+        check, shares = method._check, list[float]()
+
+        def judge(*arguments: Any, check: Any = check, shares: list[float] = shares, by: float = by) -> Any:
+            shares.append(by ** len(shares))
+            return replace(check(*arguments), retained=shares[-1])
+
+        method._check = judge
+        best = method._train(0)
+        assert method.figures["steps"] == made
+        assert best.retained == shares[-1]
+
+
 class Weight(torch.nn.Module):
     """A probe of one gate that costs its openness, and whose closing costs D* of ``scale`` times the square."""
 
