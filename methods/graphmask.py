@@ -43,7 +43,7 @@ LEAST_GAIN = 0.01
 EQUAL = 0.02
 """Part of the retained share within which two checkpoints are as sparse as each other."""
 
-MUCH, LATELY = 0.05, 6
+MUCH, LATELY = 0.1, 6
 """Part of the retained share by which it has to fall over so many feasible checks for training to go on at its end."""
 
 FALLING, CHECKS_BACK = 0.95, 4
