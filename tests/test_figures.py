@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from test_scoring import LAYERED, STARS, attributions, chains
 
 from attribench.base.closure import modules_reached
 from attribench.base.errors import UserError
+from attribench.base.pieces import Cell
 from attribench.plugins.method import Attribution
 from attribench.plugins.registry import TASKS
 from attribench.scoring import scorers as registry
@@ -23,8 +25,9 @@ from attribench.scoring.judge import Judge
 from attribench.scoring.row import Scores
 from attribench.scoring.scorers import GOLD, NO_GOLD, SEVERAL_LAYERS, THRESHOLD, Made, Value, scorer, scorers
 from attribench.scoring.view import View
+from attribench.storing.records import About
 from attribench.telling.glossary import glossary
-from attribench.telling.tables import KEYS, _spread
+from attribench.telling.tables import KEYS, Report, _spread
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 
@@ -288,3 +291,30 @@ def test_a_strangers_scorer_is_one_function(
     assert heading.split()[-2:] == ["reach", "wonder"]
     assert "reach: graphs [all] with a retained edge" in " ".join(out.split())
     assert " 0.50" in next(line for line in out.splitlines() if line.strip().startswith("integrated-gradients"))
+
+
+def test_fits_of_one_model_are_compared_by_what_they_retain() -> None:
+    """Pairs of fits of one model alone, whatever they retain of another; a partial fit is no pair's."""
+    masks = {
+        (0, 0): [[1, 1, 0, 0]], (0, 1): [[1, 1, 1, 0]], (0, 2): [[0, 0, 1, 0]],
+        (1, 0): [[0, 0, 0, 0]], (1, 1): [[0, 0, 0, 0]],
+        (2, 0): [[0, 1, 0, 0]],
+    }  # fmt: skip
+    ended = {(1, 1): "ok", (2, 1): "partial"}
+    results: list[Any] = [
+        SimpleNamespace(
+            cell=Cell("t", "m", 0, model, fit),
+            record=SimpleNamespace(status=ended.get((model, fit), "ok"), reason="", costs={}),
+            rows=[
+                Scores("m", "method", {"retained": 0.5}, mask=np.array(mask, dtype=bool)),
+                Scores("c", "control", {}),
+            ],
+        )
+        for (model, fit), mask in {**masks, (2, 1): [[0, 1]]}.items()
+    ]
+    told = Report(results, [], {"t": About("")}).comparison().set_index(["method", "status"])["fit_agreement"]
+    assert told["m", "ok"] == pytest.approx(np.mean([2 / 3, 0 / 3, 1 / 3, 1.0]))
+    assert np.isnan(told["m", "partial"])
+    assert np.isnan(told["c", "ok"])
+    one_fit = Report([result for result in results if result.cell.fit_seed == 0], [], {"t": About("")})
+    assert one_fit.comparison()["fit_agreement"].isna().all()

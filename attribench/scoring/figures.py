@@ -201,6 +201,8 @@ CATALOGUE: tuple[Figure, ...] = (
              per_graph="diagnostic_{name}"),
     _neither("fit_unsettled", "the fit did not come to rest: it ended with its steps, or found nothing that serves",
              unit="yes or no", note="unsettled"),
+    _neither("fit_agreement", "messages that both of two fits of one model retain, of those that either does: the mean "
+             "over pairs", "agree", drop=15, table="comparison"),
     _neither("fit_{name}", "what the method says of its fit", unit="any"),
     # Of layers, graphs, cells and models.
     _neither("attribution_share", "the layer's mean share of a graph's scores", table="layers"),

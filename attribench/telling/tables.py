@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -159,6 +159,7 @@ class Report:
         """Return one row per task and method: mean, spread and 95% t interval over cells, beside published figures."""
         scores = self.scores()
         figures = _compared(scores)
+        agreements = self._agreements()
         rows = []
         for (task, method), cells in scores.groupby(["task", "method"], sort=False):
             published = self.about[str(task)].published.get(str(method), {})
@@ -178,9 +179,22 @@ class Report:
                 }
                 for figure in figures:
                     row |= _spread(figure, used[figure].dropna().to_numpy(float))
+                row["fit_agreement"] = agreements.get((str(task), str(method))) if status == "ok" else None
                 row |= {f"published_{figure}": published.get(figure) for figure in ("precision", "recall", "f1")}
                 rows.append(row)
         return pd.DataFrame(rows)
+
+    def _agreements(self) -> dict[tuple[str, str], float]:
+        """Return how far fits of one model agree, by task and method: see :func:`jaccard`; the mean over models."""
+        masks: dict[tuple[str, str], dict[ProblemSpec, list[np.ndarray]]] = {}
+        for result in self.results:
+            if result.record.status == "ok":
+                for row in result.rows:
+                    if row.kind == "method" and row.mask is not None:
+                        models = masks.setdefault((result.cell.task, row.method), {})
+                        models.setdefault(result.cell.problem, []).append(row.mask)
+        pairs = {place: [p for of in models.values() for p in combinations(of, 2)] for place, models in masks.items()}
+        return {place: float(np.mean([jaccard(*pair) for pair in of])) for place, of in pairs.items() if of}
 
     def figures(self) -> pd.DataFrame:
         """Return one row per figure of the other tables: what it is, and how it is read."""
@@ -210,6 +224,12 @@ class Report:
         for view in (self.scores, self.layers, self.costs, self.tasks, self.comparison, self.figures):
             write_atomically(out / f"{view.__name__}.csv", partial(_save, [view()]))
         write_atomically(out / "per_graph.csv", partial(_save, self.per_graph()))
+
+
+def jaccard(one: np.ndarray, other: np.ndarray) -> float:
+    """Return which part of the messages that either mask retains both retain (Jaccard 1912); 1 where neither does."""
+    either = int((one | other).sum())
+    return int((one & other).sum()) / either if either else 1.0
 
 
 def _placed() -> list[str]:
