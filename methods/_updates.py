@@ -61,8 +61,12 @@ class Update(ABC):
     def _descend(self) -> None:
         """Step down along what is in ``grad``."""
         self._steps += 1
-        self._optimizer.param_groups[1]["lr"] = self._rates.baselines * min(1.0, self._steps / self._rates.steps)
+        self._optimizer.param_groups[1]["lr"] = self._rates.baselines * self._made()
         self._optimizer.step()
+
+    def _made(self) -> float:
+        """Return which part of the planned steps is made."""
+        return min(1.0, self._steps / self._rates.steps)
 
     @abstractmethod
     def gates(self, distribution: HardConcrete, locations: Tensor, uniform: Tensor) -> Tensor:
@@ -73,13 +77,14 @@ class Update(ABC):
         """Return ``(K, E)``, the summands of the penalty."""
 
     @abstractmethod
-    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], Tensor]) -> None:
+    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[float], Tensor]) -> None:
         """Update all parameters.
 
         Args:
             penalty: mean of :meth:`sparsity` over the messages of a batch.
             divergence: D* ``(G,)`` of its graphs.
-            calm: returns D* ``(G,)`` with less noise in the gates, with a gradient in baselines alone.
+            calm: returns D* ``(G,)`` with less noise in the gates, so many parts of it, with a gradient in baselines
+                alone.
         """
 
     @abstractmethod
@@ -121,7 +126,7 @@ class Controlled(Update):
     on falling would have all of them opened.
 
     Baselines learn from D* of the calmer gates: they replace messages that are closed for good, and what noise closes
-    teaches them otherwise.
+    teaches them otherwise. So gates get calmer still as baselines learn faster; calm from the start, a layer closes.
 
     Steps of length 1 do not come to rest. What is judged and kept is a running mean of the parameters (Polyak &
     Juditsky 1992), as ``torch.optim.swa_utils`` keeps it.
@@ -136,6 +141,7 @@ class Controlled(Update):
     MOST_WEIGHT = 4.0  # of one end of a gate, see trapezoidal_gate
     NEAR = 1.3  # as factor: within it the aim is reached
     AVERAGING = 0.98  # decay per step of the running mean of parameters
+    CALM = 0.5, 0.2  # noise of the gates that are aimed with, in parts of what is trained with: at first and at last
     LEAST, MOST = 0.01, 3.0  # of the aim, in parts of the tolerance: beyond, gates that are needed close together
 
     def __init__(self, probe: Probe, tolerance: float, rates: Rates) -> None:
@@ -186,9 +192,10 @@ class Controlled(Update):
         """Return the logarithm of how much longer the step along D* is than that along the penalty."""
         return self._log
 
-    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], Tensor]) -> None:
+    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[float], Tensor]) -> None:
         """Move the multiplier by what D* is above or below the aim, then the parameters."""
-        quiet = calm().mean()
+        first, last = self.CALM
+        quiet = calm(first + (last - first) * self._made()).mean()
         self._since.append(float(quiet.detach()))
         self._smoothed = self.SMOOTHING * self._smoothed + (1 - self.SMOOTHING) * self._since[-1]
         excess = min(max(self._smoothed / self._aim - 1, -1.0), self.EXCESS)
@@ -260,7 +267,7 @@ class Lagrangian(Update):
         """Return the logarithm of what D* is weighed with, of the penalty's weight."""
         return math.log(float(F.softplus(self._raw.detach())) / self.WEIGHT)
 
-    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[], Tensor]) -> None:
+    def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[float], Tensor]) -> None:
         """Step down in the parameters and up in the multiplier."""
         excess = divergence - self._tolerance
         self._raw.grad = None

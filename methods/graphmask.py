@@ -34,9 +34,6 @@ from ._updates import Controlled, Lagrangian, Rates, Update
 GRAPHS_AT_ONCE = 500
 """Graphs of one pass of ``attribute``; the inputs of a larger batch outgrow the processor's caches."""
 
-CALM = 0.5
-"""Scale of the noise of gates by which the multiplier is moved."""
-
 LEAST_GAIN = 0.01
 """Part of the retained share by which it has to fall, over as many checks as would end training, to go on."""
 
@@ -348,8 +345,8 @@ class GraphMask(Method):
             logits = recording.forward([*[None] * lowest, *z], baselines)
             return output.divergence(recording.logits, logits, graphs)
 
-        def calm() -> Tensor:
-            z = self.distribution.sample(locations.detach(), uniform, CALM) > 0.5
+        def calm(noise: float) -> Tensor:
+            z = self.distribution.sample(locations.detach(), uniform, noise) > 0.5
             return divergence(z.to(locations.dtype))
 
         # the mean over graphs of their means

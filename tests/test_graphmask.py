@@ -57,7 +57,7 @@ class Spy:
         return sparsity
 
     def step(self, penalty: Tensor, divergence: Tensor, calm: Any) -> None:
-        self.steps.append((float(penalty.detach()), divergence.detach(), calm().detach()))
+        self.steps.append((float(penalty.detach()), divergence.detach(), calm(0.5).detach()))
 
 
 def test_the_objective_against_a_plain_loop() -> None:
@@ -329,7 +329,7 @@ def test_the_multiplier_finds_what_is_aimed_at_the_same_way_at_every_scale() -> 
         probe = Weight(scale)
         update, course = module("_updates").Controlled(probe, 0.01 * scale, rates(3e-3)), []
         for _ in range(2000):
-            update.step(probe.gate.sum(), probe.divergence(), probe.divergence)
+            update.step(probe.gate.sum(), probe.divergence(), lambda _, probe=probe: probe.divergence())
             course.append(float(probe.gate.detach()))
         courses.append(torch.tensor(course))
     assert torch.allclose(courses[0], courses[1], atol=1e-5)
@@ -342,16 +342,16 @@ def test_the_aim_follows_the_strain_on_held_out_graphs_once_it_is_reached() -> N
     update = module("_updates").Controlled(probe, 0.2, rates(1e-3))
     aims = []
     for strain in (9.0, 1.21, 1.0, 0.64, 0.0, 0.0):
-        update.step(probe.gate.sum(), probe.divergence(), lambda: calmer(probe, update._aim))
+        update.step(probe.gate.sum(), probe.divergence(), lambda _: calmer(probe, update._aim))
         update.heed(strain)
         aims.append(update._aim)
     expected = [0.07, 0.07 / 1.1, 0.07 / 1.1, 0.0875 / 1.1, 0.11375 / 1.1, 0.147875 / 1.1]
     assert aims == pytest.approx(expected)
     for strain, of_aim in ((9.0, 1.31), (0.5, 0.76)):  # above what is aimed at, and to fall; below, and to rise
-        update.step(probe.gate.sum(), probe.divergence(), lambda part=of_aim: calmer(probe, part * update._aim))
+        update.step(probe.gate.sum(), probe.divergence(), lambda _, part=of_aim: calmer(probe, part * update._aim))
         update.heed(strain)
         assert update._aim == aims[-1]
-    update.step(probe.gate.sum(), probe.divergence(), lambda: calmer(probe, 1.29 * update._aim))
+    update.step(probe.gate.sum(), probe.divergence(), lambda _: calmer(probe, 1.29 * update._aim))
     update.heed(9.0)
     assert update._aim == pytest.approx(0.7 * aims[-1])
 
@@ -361,7 +361,7 @@ def test_what_is_judged_is_a_running_mean_of_the_parameters() -> None:
     update = module("_updates").Controlled(probe, 0.01, rates(3e-3))
     mean = None
     for _ in range(50):
-        update.step(probe.gate.sum(), probe.divergence(), lambda: calmer(probe, 0.0))
+        update.step(probe.gate.sum(), probe.divergence(), lambda _: calmer(probe, 0.0))
         now = float(probe.gate.detach())
         mean = now if mean is None else 0.98 * mean + 0.02 * now
     assert float(update.judged().gate.detach()) == pytest.approx(mean, abs=1e-6)
@@ -374,22 +374,28 @@ def test_a_restart_takes_the_first_aim_again() -> None:
     probe = Weight(1.0)
     update = module("_updates").Controlled(probe, 0.2, rates(1e-3))
     for _ in range(5):
-        update.step(probe.gate.sum(), probe.divergence(), lambda: calmer(probe, update._aim))
+        update.step(probe.gate.sum(), probe.divergence(), lambda _: calmer(probe, update._aim))
         update.heed(0.1)
     assert update._aim == pytest.approx(0.1 * 1.3**5)
     update.restart()
     assert update._aim == 0.1
 
 
-def test_the_rate_of_baselines_rises_to_the_last_step() -> None:
+def test_the_rate_of_baselines_rises_to_the_last_planned_step_and_gates_get_calmer() -> None:
     """And they learn from the calmer D* alone: Adam's first steps are as long as its rate."""
-    probe, lengths = Weight(1.0), []
+    probe, lengths, noises = Weight(1.0), [], list[float]()
+
+    def calm(noise: float) -> Tensor:
+        noises.append(noise)
+        return 0.1 - 2 * probe.baseline
+
     update = module("_updates").Controlled(probe, 0.2, rates(1e-3, 0.01, 4))
     for _ in range(6):
         before = float(probe.baseline.detach())
-        update.step(probe.gate.sum(), probe.divergence() + 9 * probe.baseline, lambda: 0.1 - 2 * probe.baseline)
+        update.step(probe.gate.sum(), probe.divergence() + 9 * probe.baseline, calm)
         lengths.append(float(probe.baseline.detach()) - before)
     assert lengths == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01], rel=1e-3)
+    assert noises == pytest.approx([0.5, 0.425, 0.35, 0.275, 0.2, 0.2])
 
 
 def test_baselines_are_learned_in_parts_of_the_size_of_messages() -> None:
@@ -415,7 +421,7 @@ def test_the_papers_update_against_a_plain_one(relu: bool) -> None:
     update = module("_updates").Lagrangian(probe, 0.05, rates(0.1), relu=relu)
     gate, raw, m, v, square, mean = 1.0, 5.0, 0.0, 0.0, 0.0, 0.0
     for t in range(1, 30):
-        update.step(probe.gate.sum(), probe.divergence(), lambda: math.nan)
+        update.step(probe.gate.sum(), probe.divergence(), lambda _: torch.tensor(math.nan))
         excess, slope = 2 * (1 - gate) ** 2 - 0.05, -4 * (1 - gate)
         if relu and excess < 0:
             excess, slope = 0.0, 0.0
