@@ -41,7 +41,7 @@ EQUAL = 0.02
 """Part of the retained share within which two checkpoints are as sparse as each other."""
 
 MUCH, LATELY = 0.1, 6
-"""Part of the retained share by which it has to fall over so many feasible checks for training to go on at its end."""
+"""Part of the retained share by which it has to fall over the last so many checks for training to go on at its end."""
 
 FALLING, CHECKS_BACK = 0.95, 4
 """Part of the strain of so many checks ago that an infeasible probe has to be under to be on its way back."""
@@ -141,7 +141,8 @@ class _Progress:
 
     def __init__(self, start: Checkpoint, stop_after: int, patience: float) -> None:
         self.best = start
-        self._least = [start.retained]  # the least share that was feasible, at the start and after every feasible check
+        # the least share that was feasible, at the start and after every feasible check, and after every check at all
+        self._least, self._course = [start.retained], [start.retained]
         self._strains: list[float] = []  # of the infeasible checks since the last feasible one
         self._strikes = 0.0
         self._stop_after, self._patience = stop_after, patience
@@ -150,21 +151,18 @@ class _Progress:
     def settled(self) -> bool:
         """Whether the share that is retained fell, and falls no longer."""
         checks = len(self._least) - 1
-        late = checks >= self._stop_after and not self._fell(self._stop_after, LEAST_GAIN)
-        return late and self._fell(checks, LEAST_GAIN)
+        late = checks >= self._stop_after and not _fell(self._least, self._stop_after, LEAST_GAIN)
+        return late and _fell(self._least, checks, LEAST_GAIN)
 
     @property
     def falling(self) -> bool:
         """Whether the share that is retained falls too much to be stopped."""
-        return len(self._least) > LATELY and self._fell(LATELY, MUCH)
+        return len(self._course) > LATELY and _fell(self._course, LATELY, MUCH)
 
     @property
     def lost(self) -> bool:
         """Whether it is infeasible for long, and does not come back."""
         return self._strikes >= self._patience
-
-    def _fell(self, checks: int, part: float) -> bool:
-        return self._least[-1] < (1 - part) * self._least[-1 - checks]
 
     def add(self, now: Checkpoint) -> None:
         """Take note of a check."""
@@ -178,11 +176,17 @@ class _Progress:
             self._strains.append(strain)
             # a slight excess is left to the multiplier; what collapsed is 5 to 10 times beyond what is allowed
             self._strikes = 0.0 if strain < FALLING * before else self._strikes + min(strain - 1, MOST_EXCESS)
+        self._course.append(self._least[-1])
 
     def restore(self) -> Checkpoint:
         """Return the best checkpoint, to go on from."""
         self._strikes, self._strains = 0.0, []
         return self.best
+
+
+def _fell(shares: list[float], checks: int, part: float) -> bool:
+    """Return whether the last share is under that of so many checks before by more than a part of it."""
+    return shares[-1] < (1 - part) * shares[-1 - checks]
 
 
 @dataclass

@@ -294,6 +294,19 @@ def test_training_goes_on_while_the_share_falls_by_much_up_to_half_of_what_is_pl
         assert best.retained == shares[-1]
 
 
+def test_a_fall_is_one_of_the_last_checks_feasible_or_not() -> None:
+    progress = module("graphmask")._Progress(checkpoint(0.0), stop_after=99, patience=99)
+    for strain, retained in ((0.5, 0.8), (2.0, 0.1), (2.0, 0.1), (2.0, 0.1), (2.0, 0.1)):
+        progress.add(checkpoint(strain, retained))
+        assert not progress.falling  # of fewer than six checks
+    progress.add(checkpoint(2.0, 0.1))
+    assert progress.falling
+    progress.add(checkpoint(0.5, 0.75))
+    assert not progress.falling
+    progress.add(checkpoint(0.5, 0.71))
+    assert progress.falling
+
+
 class Weight(torch.nn.Module):
     """A probe of one gate that costs its openness, and whose closing costs D* of ``scale`` times the square."""
 
