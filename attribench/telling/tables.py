@@ -185,7 +185,7 @@ class Report:
         return pd.DataFrame(rows)
 
     def _agreements(self) -> dict[tuple[str, str], float]:
-        """Return how far fits of one model agree, by task and method: see :func:`jaccard`; the mean over models."""
+        """Return how far fits of one model agree, by task and method: see :func:`jaccard`; the mean over pairs."""
         masks: dict[tuple[str, str], dict[ProblemSpec, list[np.ndarray]]] = {}
         for result in self.results:
             if result.record.status == "ok":
