@@ -58,34 +58,25 @@ class EdgeNetwork(nn.Module):
 class GateNetwork(EdgeNetwork):
     """g of Eq. 4 for one layer: gamma of Eq. 7, and the layer's baseline b.
 
-    Locations are bounded, so that no gate is far from where it changes, and each is drawn the other way at times.
     Baselines are learned in parts of the size of the layer's messages, so that their learning rate means the same in
     every model.
 
     Args:
         call: what the layer reads and sends.
         hidden: rows of W1.
-        bias: c of Appendix B.
-        bound: of the locations, to both sides of 0.
     """
 
     size: Tensor
 
-    def __init__(self, call: Call, hidden: int, bias: float, bound: float) -> None:
-        super().__init__(call.inputs().shape[1], hidden)
+    def __init__(self, call: Call, hidden: int) -> None:
+        super().__init__(call.inputs_width, hidden)
         self.relative_baseline = nn.Parameter(torch.zeros(call.width))
         self.register_buffer("size", _size(call.h_source if call.sent is None else call.flat_messages()))
-        self.bias = bias
-        self.bound = bound
 
     @property
     def baseline(self) -> Tensor:
         """The baseline b of Eq. 3, ``(D,)``."""
         return self.relative_baseline * self.size
-
-    def forward(self, call: Call) -> Tensor:
-        """Return locations gamma + c ``(E,)``."""
-        return within(self.read(call) + self.bias, self.bound)
 
 
 def _size(values: Tensor) -> Tensor:
@@ -96,6 +87,8 @@ def _size(values: Tensor) -> Tensor:
 
 class Probe(nn.Module):
     """One gate network per layer.
+
+    Locations are bounded, so that no gate is far from where it changes, and each is drawn the other way at times.
 
     Args:
         recording: the calls that the networks are to fit.
@@ -109,14 +102,15 @@ class Probe(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive("probe", seed))
-            self.networks = [GateNetwork(call, hidden, bias, bound) for call in recording.calls]
+            self.networks = [GateNetwork(call, hidden) for call in recording.calls]
+        self.bias, self.bound = bias, bound
         self.layers = nn.ModuleList(self.networks)
         self.to(recording.logits)
 
     def forward(self, recording: Recording, lowest: int = 0) -> Tensor:
-        """Return the locations ``(L - lowest, E)`` of the layers from ``lowest`` up."""
+        """Return the locations gamma + c ``(L - lowest, E)`` of the layers from ``lowest`` up."""
         calls = zip(self.networks[lowest:], recording.calls[lowest:], strict=True)
-        return torch.stack([network(call) for network, call in calls])
+        return within(torch.stack([network.read(call) for network, call in calls]) + self.bias, self.bound)
 
     def baselines(self) -> list[Tensor]:
         """Return b(k) ``(D,)`` of every layer."""

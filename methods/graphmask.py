@@ -274,7 +274,7 @@ class GraphMask(Method):
         fitted, held_out = self._split()
         with self.gates() as gates:
             streams = [gates.stream(graphs, self.subject.max_edges) for graphs in held_out]
-            recording = next(streams[0].recordings())[1]
+            recording = gates.record(next(held_out[0].parts(self.subject.max_edges)).batch)
             self.probe = Probe(recording, config.hidden, config.location_bias, config.location_bound, seed)
             update = self._update(steps.planned)
             recordings = iter(self.track(self._recordings(gates, fitted, seed), "training", total=steps.planned))

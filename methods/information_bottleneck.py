@@ -186,7 +186,7 @@ class InformationBottleneck(Method):
             for call, moments in zip(calls, zip(*by_part, strict=True), strict=True):
                 _, std, mean = reduce(pooled, moments)
                 spread = std.square() if self.config.released_variant else std
-                inputs, hidden = call.inputs().shape[1], self.config.hidden or call.width
+                inputs, hidden = call.inputs_width, self.config.hidden or call.width
                 readout = Readout(
                     inputs, hidden, self.config.gate_start, mean, spread.clamp(min=self.config.smallest_std)
                 )

@@ -423,7 +423,7 @@ def test_baselines_are_learned_in_parts_of_the_size_of_messages() -> None:
             size = call.flat_messages().square().mean().sqrt()
             assert torch.allclose(baseline, 0.5 * size.expand(call.width))
         silent = replace(recording.calls[0], sent=torch.zeros_like(recording.calls[0].messages))
-        network = module("_gate_networks").GateNetwork(silent, 5, 0.4, 9.0)
+        network = module("_gate_networks").GateNetwork(silent, 5)
         assert float(network.size) == 1.0
 
 

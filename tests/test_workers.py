@@ -503,17 +503,29 @@ def test_a_stream_is_the_pass_over_the_whole_batch(depth: int, most: int, per_gr
     assert [part.graphs.stop for part, _ in recordings][:-1] == [part.graphs.start for part, _ in recordings][1:]
 
 
-def test_a_stream_of_one_part_is_recorded_once_and_carries_gradients() -> None:
+@pytest.mark.parametrize("cached", [10**6, 15])
+def test_a_stream_that_a_pass_may_hold_is_recorded_once_and_carries_gradients(
+    cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, graphs, z = stream_of(2, 7)
+    monkeypatch.setattr("attribench.model.recording.CACHED_EDGES", cached)
+    parts = len(list(graphs.parts(cached)))
+    assert parts == 1 or cached == 15
+    z.requires_grad_()
     with Gates(model) as gates:
+        whole = gates.record(graphs).forward(z)
+        (expected,) = torch.autograd.grad(whole.sum(), z)
+        assert bool((expected != 0).any())
+        gates.forward_passes = 0
         stream = gates.stream(graphs, 10**6)
-        z.requires_grad_()
-        stream.forward(z).sum().backward()
-        assert z.grad is not None
-        assert bool((z.grad != 0).any())
+        (gradient,) = torch.autograd.grad(stream.forward(z).sum(), z)
+        torch.testing.assert_close(gradient, expected)
         list(stream.recordings())
-        assert gates.forward_passes == 2
-        assert not gates.stream(graphs, 20).forward(z).requires_grad
+        assert gates.forward_passes == 2 * parts
+        again = gates.stream(graphs, 20)
+        assert not again.forward(z).requires_grad
+        torch.testing.assert_close(again.forward(z), whole.detach())
+        assert [part.graphs for part, _ in again.recordings()] == [p.graphs for p in graphs.parts(min(cached, 20))]
 
 
 def moments(values: Tensor) -> tuple[int, Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,12 @@ class Call:
         """
         h_u, h_v = self.h_source[self.source].flatten(1), self.h_target[self.target].flatten(1)
         return torch.cat([h_u, h_v] if self.sent is None else [h_u, h_v, self.flat_messages()], dim=-1)
+
+    @property
+    def inputs_width(self) -> int:
+        """The width of :meth:`inputs`."""
+        nodes = math.prod(self.h_source.shape[1:]) + math.prod(self.h_target.shape[1:])
+        return nodes if self.sent is None else nodes + self.width
 
     def project(self, linear: nn.Linear) -> Tensor:
         """Return ``linear(inputs())`` ``(E, O)``; what nodes share is multiplied once for each, not for every edge."""

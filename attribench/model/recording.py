@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Gate = Tensor | Sequence[Tensor | None]
 
+CACHED_EDGES = 8000
+"""Edges of a part on a CPU: what a pass over more makes outgrows the caches, and takes up to twice as long."""
+
 
 def kept(z: Tensor, messages: Tensor) -> Tensor:
     """Return z * m of Eq. 3 for gates ``(E,)`` and messages ``(E, ...)``."""
@@ -122,7 +125,7 @@ class Recording:
 class Stream:
     """Passes over a batch of any size, a part at a time, so that memory does not grow with the batch.
 
-    A batch of one part is recorded once; the parts of a larger one are recorded anew for every pass.
+    A batch that a pass may hold is recorded once; the parts of a larger one are recorded anew for every pass.
 
     Args:
         gates: the entered gates of the model.
@@ -133,17 +136,25 @@ class Stream:
     def __init__(self, gates: Gates, graphs: GraphBatch, max_edges: int) -> None:
         self.graphs = graphs
         self._gates = gates
-        self._parts = list(graphs.parts(max_edges))
-        first = gates.record(self._parts[0].batch)
-        self._only = first if len(self._parts) == 1 else None
-        self.num_layers = first.num_layers
+        most = min(max_edges, CACHED_EDGES) if graphs.device.type == "cpu" else max_edges
+        self._parts = list(graphs.parts(most))
+        held = graphs.num_edges <= max_edges or len(self._parts) == 1
+        logits: list[Tensor] = []
+        recordings: list[Recording] = []
+        for part in self._parts:
+            recording = gates.record(part.batch)
+            logits.append(recording.logits)
+            if held:
+                recordings.append(recording)
+        self._held = recordings if held else None
+        self.num_layers = recording.num_layers
         #: The original model's output over the whole batch.
-        self.logits = torch.cat([first.logits, *(gates.record(part.batch).logits for part in self._parts[1:])])
+        self.logits = torch.cat(logits)
 
     def recordings(self) -> Iterator[tuple[Part, Recording]]:
         """Yield every part with its unmasked pass."""
-        for part in self._parts:
-            yield part, self._gates.record(part.batch) if self._only is None else self._only
+        for k, part in enumerate(self._parts):
+            yield part, self._gates.record(part.batch) if self._held is None else self._held[k]
 
     def ones(self) -> Tensor:
         """Return open gates ``(L, E)``."""
@@ -152,11 +163,9 @@ class Stream:
     def forward(self, gates: Tensor, baselines: Sequence[Tensor | Baseline] | None = None) -> Tensor:
         """Run the gated pass; gates ``(L, E)``, and baselines as in :meth:`Recording.forward`.
 
-        Runs without gradients where there is more than one part.
+        Runs without gradients where the batch is recorded anew.
         """
-        if self._only is not None:
-            return self._only.forward(gates, baselines)
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._held is not None):
             return torch.cat(
                 [
                     recording.forward(gates[:, part.edges], part_of_baselines(baselines, part))
