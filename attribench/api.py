@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from .base.arrays import DamagedError
-from .base.errors import UserError
+from .base.errors import StorageError, UserError
 from .base.files import remove_old_drafts
 from .base.pieces import Cell, ProblemSpec
 from .base.progress import Progress, Tracker
@@ -81,6 +81,9 @@ def dry_run(
         UserError: as for :func:`run`.
     """
     told, plan, folder = _planned(file, settings, options)
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise StorageError(f"expected a folder; {there} is a file: choose another with --out")
     runner = Runner(plan, CellStore(folder), ModelCache(_cache_folder(told.cache_dir)), told.overwrite)
     entries = read_entries(folder / NAME) if (folder / NAME).exists() else []
     refuse_conflicts(folder, plan, entries)

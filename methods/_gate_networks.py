@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -49,34 +50,62 @@ class EdgeNetwork(nn.Module):
     def read(self, call: Call) -> Tensor:
         """Return ``(E,)``."""
         first, *others = self.layers
-        numbers = call.project(cast(nn.Linear, first))
+        numbers = self.project(call, cast(nn.Linear, first))
         for layer in others:
             numbers = layer(numbers)
         return numbers[:, 0]
+
+    def project(self, call: Call, first: nn.Linear) -> Tensor:
+        """Return W1 q ``(E, hidden)``."""
+        return call.project(first.weight, first.bias)
 
 
 class GateNetwork(EdgeNetwork):
     """g of Eq. 4 for one layer: gamma of Eq. 7, and the layer's baseline b.
 
+    What it reads is standardised, channel by channel. Adam steps as far along a channel that says nothing as along one
+    that decides: where few channels are seldom on and hundreds vary at random, the few drown otherwise.
+
     Baselines are learned in parts of the size of the layer's messages, so that their learning rate means the same in
     every model.
 
     Args:
-        call: what the layer reads and sends.
+        call: what the layer reads and sends, from which its statistics are taken.
         hidden: rows of W1.
     """
 
+    mean: Tensor
+    deviation: Tensor
     size: Tensor
 
     def __init__(self, call: Call, hidden: int) -> None:
         super().__init__(call.inputs_width, hidden)
         self.relative_baseline = nn.Parameter(torch.zeros(call.width))
+        mean, deviation = _moments(call)
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
         self.register_buffer("size", _size(call.h_source if call.sent is None else call.flat_messages()))
 
     @property
     def baseline(self) -> Tensor:
         """The baseline b of Eq. 3, ``(D,)``."""
         return self.relative_baseline * self.size
+
+    def project(self, call: Call, first: nn.Linear) -> Tensor:
+        """Return W1 of standardised inputs."""
+        weight = first.weight / self.deviation
+        return call.project(weight, first.bias - weight @ self.mean)
+
+
+def _moments(call: Call) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of every channel that is read; a constant one has deviation infinity: it says nothing.
+
+    What varies by the rounding of its mean, or of the other channels, is constant.
+    """
+    moments = [torch.std_mean(part.detach(), dim=0, correction=0) for part in call.read()]
+    deviation, mean = (torch.cat(values) for values in zip(*moments, strict=True))
+    rounding = 8 * torch.finfo(mean.dtype).eps * (mean.abs() + deviation.max())
+    return mean, deviation.masked_fill(deviation <= rounding, math.inf)
 
 
 def _size(values: Tensor) -> Tensor:

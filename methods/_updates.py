@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -61,12 +62,8 @@ class Update(ABC):
     def _descend(self) -> None:
         """Step down along what is in ``grad``."""
         self._steps += 1
-        self._optimizer.param_groups[1]["lr"] = self._rates.baselines * self._made()
+        self._optimizer.param_groups[1]["lr"] = self._rates.baselines * min(1.0, self._steps / self._rates.steps)
         self._optimizer.step()
-
-    def _made(self) -> float:
-        """Return which part of the planned steps is made."""
-        return min(1.0, self._steps / self._rates.steps)
 
     @abstractmethod
     def gates(self, distribution: HardConcrete, locations: Tensor, uniform: Tensor) -> Tensor:
@@ -90,6 +87,10 @@ class Update(ABC):
     @abstractmethod
     def log_multiplier(self) -> float:
         """Return the logarithm of what D* is weighed with, where the penalty has weight 1."""
+
+    def balanced(self, late: Iterable[float]) -> bool:
+        """Return whether the multiplier's logarithm, as it was at the last checks, may be that of an optimum."""
+        return True
 
     @abstractmethod
     def stages(self, num_layers: int) -> Iterable[int]:
@@ -119,14 +120,14 @@ class Controlled(Update):
 
     The multiplier's logarithm is moved by proportional-integral control, by how far D* is from what is aimed at. It is
     D* of calmer gates than those that are trained with: while gates start open, the noise alone makes it many times the
-    tolerance in large graphs. What is aimed at starts at half the tolerance, falls while the gates are infeasible on
-    graphs that are not trained on, and rises while they are not: so it finds the D* that the predictions allow that may
-    change, where they are the tighter bound, and what of D* is due to noise, where that is much. It waits while D* has
-    not come that far (no wind-up): gates that close within fifty steps take some hundred to open, and an aim that went
-    on falling would have all of them opened.
+    tolerance in large graphs. What is aimed at is half the tolerance, so that nothing that is needed is closed to use
+    it up; it falls while the gates are infeasible on graphs that are not trained on, and rises again while they are
+    not: so it finds the D* that the predictions allow that may change, where they are the tighter bound. It waits while
+    D* has not come that far (no wind-up): gates that close within fifty steps take some hundred to open, and an aim
+    that went on falling would have all of them opened.
 
     Baselines learn from D* of the calmer gates: they replace messages that are closed for good, and what noise closes
-    teaches them otherwise. So gates get calmer still as baselines learn faster; calm from the start, a layer closes.
+    teaches them otherwise.
 
     Steps of length 1 do not come to rest. What is judged and kept is a running mean of the parameters (Polyak &
     Juditsky 1992), as ``torch.optim.swa_utils`` keeps it.
@@ -137,12 +138,13 @@ class Controlled(Update):
     SMOOTHING = 0.8  # of D* over steps, whose tail is heavy
     EXCESS = 2.0  # the largest that counts: one graph with D* of 10 nats is no reason to open everything
     START, RANGE = 1.0, 5.0  # of the logarithm, the latter to both sides of 0
+    FAR = 2.5  # of the logarithm from 0, for a fit that is at rest
     EXPONENT, LOWER, HIGHER = 0.5, 0.7, 1.3  # the aim's change with the strain after a check: exponent and bounds
     MOST_WEIGHT = 4.0  # of one end of a gate, see trapezoidal_gate
     NEAR = 1.3  # as factor: within it the aim is reached
     AVERAGING = 0.98  # decay per step of the running mean of parameters
-    CALM = 0.5, 0.2  # noise of the gates that are aimed with, in parts of what is trained with: at first and at last
-    LEAST, MOST = 0.01, 3.0  # of the aim, in parts of the tolerance: beyond, gates that are needed close together
+    CALM = 0.5  # noise of the gates that are aimed with, in parts of what is trained with
+    LEAST, MOST = 0.01, 0.5  # of the aim, in parts of the tolerance; it starts at the latter
 
     def __init__(self, probe: Probe, tolerance: float, rates: Rates) -> None:
         super().__init__(probe, tolerance, rates)
@@ -163,14 +165,14 @@ class Controlled(Update):
         return locations
 
     def restart(self) -> None:
-        """Start higher than the last time, and with the first aim: the one that it went astray with was too high."""
+        """Start higher than the last time, and with the first aim."""
         super().restart()
         self._restarts += 1
         self._weigh()
 
     def _weigh(self) -> None:
         """Weigh the constraint more than the penalty, and the more the more often it was not enough."""
-        self._aim = self._smoothed = self._tolerance / 2
+        self._aim = self._smoothed = self.MOST * self._tolerance
         self._log = min(self.START + self._restarts, self.RANGE)
         self._since: list[float] = []  # D* of every step since the last check
         self._mean = AveragedModel(self._probe, multi_avg_fn=get_ema_multi_avg_fn(self.AVERAGING))
@@ -184,6 +186,14 @@ class Controlled(Update):
         aim = self._aim * min(max(change, self.LOWER), self.HIGHER)
         self._aim = min(max(aim, self.LEAST * self._tolerance), self.MOST * self._tolerance)
 
+    def balanced(self, late: Iterable[float]) -> bool:
+        """Return whether the mean logarithm is near 0: two directions of length 1 cancel each other at weight 1.
+
+        Noise, which shortens their means, takes it to 1.5. Beyond ``FAR`` one of both is all noise: locations go
+        nowhere, and what is retained is no optimum.
+        """
+        return abs(fmean(late)) <= self.FAR
+
     def judged(self) -> Probe:
         """Return the running mean of the probe's parameters, as a probe."""
         return cast(Probe, self._mean.module)
@@ -194,8 +204,7 @@ class Controlled(Update):
 
     def step(self, penalty: Tensor, divergence: Tensor, calm: Callable[[float], Tensor]) -> None:
         """Move the multiplier by what D* is above or below the aim, then the parameters."""
-        first, last = self.CALM
-        quiet = calm(first + (last - first) * self._made()).mean()
+        quiet = calm(self.CALM).mean()
         self._since.append(float(quiet.detach()))
         self._smoothed = self.SMOOTHING * self._smoothed + (1 - self.SMOOTHING) * self._since[-1]
         excess = min(max(self._smoothed / self._aim - 1, -1.0), self.EXCESS)

@@ -26,6 +26,8 @@ from attribench.plugins.method import Attribution, Method, Subject, config
 from attribench.plugins.registry import METHODS
 from attribench.plugins.rival import Rival
 
+from ._settling import LATE, late_part
+
 
 @config
 class GNNExplainerConfig:
@@ -72,6 +74,7 @@ class GNNExplainer(Method):
             optimizer = torch.optim.Adam([mask], lr=settings.learning_rate, fused=True)
             weights: tuple[Tensor, Tensor] | None = None
             active = torch.ones_like(mask, dtype=torch.bool)
+            course = list[Tensor]()
             for _ in self.track(range(settings.steps), "optimising masks", total=settings.steps):
                 z = mask.sigmoid()
                 loss = output.loss(explained, recording.forward(z.expand(num_layers, -1)), graphs).sum()
@@ -79,6 +82,7 @@ class GNNExplainer(Method):
                     size, entropy = weights
                     # The coin's entropy in terms of its logit is finite where sigmoid rounds to 0 or 1.
                     loss = loss + (size * z + entropy * (F.softplus(mask) - mask * z)).sum()
+                    course.append(loss.detach())
                 optimizer.zero_grad()
                 loss.backward()
                 if weights is None:
@@ -86,6 +90,10 @@ class GNNExplainer(Method):
                     active = mask.grad != 0
                     weights = self._weights(graphs, active, mask.dtype)
                 optimizer.step()
+        unsettled = len(course) < 2 or late_part(torch.stack(course)) > LATE
+        self.figures["unsettled"] = max(
+            self.figures.get("unsettled", 0.0), float(unsettled)
+        )  # in any part of the graphs
         scores = (mask.detach().sigmoid() * active).expand(num_layers, -1)
         return Attribution(scores.contiguous(), per_layer=not settings.share_layers)
 

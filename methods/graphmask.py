@@ -8,6 +8,7 @@ the constraint allows (Eq. 5), with one Lagrange multiplier.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attribench.base.errors import Infeasible
+from attribench.base.errors import Infeasible, UserError
 from attribench.base.seeds import derive, generator
 from attribench.model.gates import Gates
 from attribench.model.graphs import GraphBatch
@@ -29,6 +30,7 @@ from attribench.plugins.registry import METHODS
 
 from ._constraint import MAX_CHANGED, TOLERANCE, Constraint, Verdict
 from ._gate_networks import Probe
+from ._settling import NEARLY_ALL, REST, fall
 from ._updates import Controlled, Lagrangian, Rates, Update
 
 GRAPHS_AT_ONCE = 500
@@ -40,8 +42,8 @@ LEAST_GAIN = 0.01
 EQUAL = 0.02
 """Part of the retained share within which two checkpoints are as sparse as each other."""
 
-MUCH, LATELY = 0.1, 6
-"""Part of the retained share by which it has to fall over the last so many checks for training to go on at its end."""
+LATELY = 6
+"""Checks over which it is said how far the retained share fell, and the multiplier moved, at the end."""
 
 FALLING, CHECKS_BACK = 0.95, 4
 """Part of the strain of so many checks ago that an infeasible probe has to be under to be on its way back."""
@@ -64,7 +66,7 @@ class GraphMaskConfig:
     steps: int = Field(
         2200,
         ge=1,
-        description="training steps of one layer that are planned; half as many more are made where they are needed",
+        description="training steps of one layer that are planned; what was in vain is made again, up to half as many",
     )
     steps_per_layer: int = Field(200, ge=1, description="planned steps for every further layer")
     batch_size: int = Field(32, ge=1, description="graphs per step")
@@ -90,7 +92,7 @@ class GraphMaskConfig:
     )
     hidden: int = Field(64, ge=1, description="width of the gate networks")
     temperature: float = Field(1 / 3, gt=0, description="tau of Eq. 12")
-    stretch_low: float = Field(-0.2, le=0, description="l of Eq. 12")
+    stretch_low: float = Field(-0.2, lt=0, description="l of Eq. 12; at 0 no gate would be closed but by rounding")
     stretch_high: float = Field(1.0, ge=1, description="r of Eq. 12")
     location_bias: float = Field(2.0, description="c of Appendix B: gates start open")
     location_bound: float = Field(5.0, gt=0, description="locations are within this of 0, so that gates can change")
@@ -101,9 +103,27 @@ class GraphMaskConfig:
         description="infeasible checks, none on the way back, before the best checkpoint is restored; each "
         "counts by how far it is beyond the constraint, at most twice",
     )
-    stop_after: int = Field(12, ge=1, description="feasible checks without a sparser checkpoint that end training")
+    stop_after: int = Field(
+        12, ge=1, description="feasible checks over which the retained share fell by less than 1% that end training"
+    )
     max_retained: float = Field(0.95, gt=0, le=1, description="retaining more than this share is a collapse")
     restarts: int = Field(1, ge=0, description="further attempts, from derived seeds, after a collapse")
+
+    def __post_init__(self) -> None:
+        bound = self.location_bound
+        bounds = torch.tensor([-bound, min(self.location_bias, bound), bound], dtype=torch.float64)
+        closed, start, opened = self.distribution.median(bounds).tolist()
+        if not closed <= 0.5 < min(start, opened):
+            raise UserError(
+                "expected gates that start open and can close, with a median over 1/2 at location_bias and at most 1/2 "
+                f"at -location_bound; got medians of {start:.3g} at the start and {closed:.3g} to {opened:.3g}: raise "
+                "location_bias, location_bound or stretch_low"
+            )
+
+    @property
+    def distribution(self) -> HardConcrete:
+        """The distribution of gates."""
+        return HardConcrete(self.temperature, self.stretch_low, self.stretch_high)
 
 
 @dataclass(frozen=True)
@@ -145,19 +165,28 @@ class _Progress:
         self._least, self._course = [start.retained], [start.retained]
         self._strains: list[float] = []  # of the infeasible checks since the last feasible one
         self._strikes = 0.0
+        self._feasible: list[bool] = []
         self._stop_after, self._patience = stop_after, patience
 
     @property
     def settled(self) -> bool:
         """Whether the share that is retained fell, and falls no longer."""
-        checks = len(self._least) - 1
-        late = checks >= self._stop_after and not _fell(self._least, self._stop_after, LEAST_GAIN)
-        return late and _fell(self._least, checks, LEAST_GAIN)
+        return self._fell and len(self._least) > self._stop_after and fall(self._least, self._stop_after) <= LEAST_GAIN
 
     @property
-    def falling(self) -> bool:
-        """Whether the share that is retained falls too much to be stopped."""
-        return len(self._course) > LATELY and _fell(self._course, LATELY, MUCH)
+    def at_rest(self) -> bool:
+        """Whether it fell, hardly changed of late, and was feasible."""
+        late = self._feasible[-self._stop_after :]
+        return self._fell and 2 * sum(late) >= len(late) and fall(self._course, self._stop_after) < REST
+
+    @property
+    def _fell(self) -> bool:
+        return fall(self._least, len(self._least)) > LEAST_GAIN
+
+    @property
+    def late_fall(self) -> float:
+        """The part of the least share by which it fell over the last checks."""
+        return fall(self._course, LATELY)
 
     @property
     def lost(self) -> bool:
@@ -168,6 +197,7 @@ class _Progress:
         """Take note of a check."""
         self.best = min(self.best, now, key=Checkpoint.rank)
         strain = now.verdict.strain
+        self._feasible.append(now.verdict.feasible)
         if now.verdict.feasible:
             self._least.append(min(self._least[-1], now.retained))
             self._strikes, self._strains = 0.0, []
@@ -182,11 +212,6 @@ class _Progress:
         """Return the best checkpoint, to go on from."""
         self._strikes, self._strains = 0.0, []
         return self.best
-
-
-def _fell(shares: list[float], checks: int, part: float) -> bool:
-    """Return whether the last share is under that of so many checks before by more than a part of it."""
-    return shares[-1] < (1 - part) * shares[-1 - checks]
 
 
 @dataclass
@@ -237,35 +262,48 @@ class GraphMask(Method):
     def fit(self) -> None:
         """Train the probe; restart from a derived seed after a collapse."""
         config = self.config
-        self.distribution = HardConcrete(config.temperature, config.stretch_low, config.stretch_high)
+        self.distribution = config.distribution
         self.constraint = Constraint(config.tolerance, config.max_changed, config.margin)
         found: list[Checkpoint] = []
         for attempt in range(config.restarts + 1):
             best = self._train(derive("graphmask", self.seed, attempt))
+            self.figures |= {
+                "restarts": attempt,
+                "divergence": best.verdict.divergence,
+                "changed": best.verdict.changed,
+                "retained": best.retained,
+                "nearly_all": float(best.retained > NEARLY_ALL),
+            }
             if best.verdict.feasible and best.retained <= config.max_retained:
                 self.probe.load_state_dict(best.state)
-                self.figures |= {
-                    "restarts": attempt,
-                    "divergence": best.verdict.divergence,
-                    "changed": best.verdict.changed,
-                    "retained": best.retained,
-                }
                 return
             found.append(best)
-        nearest = min(found, key=lambda c: c.verdict.strain)
-        raise Infeasible(
-            f"no probe in {config.restarts + 1} attempts keeps mean D* within {config.tolerance:g} and changes at most "
-            f"{config.max_changed:.1%} of predictions, with {config.margin:g} standard errors, while closing gates; "
-            f"the nearest has D* {nearest.verdict.divergence:.3g}, changes {nearest.verdict.changed:.1%} and retains "
-            f"{nearest.retained:.1%}"
+        raise Infeasible(self._why(min(found, key=lambda c: c.verdict.strain)))
+
+    def _why(self, nearest: Checkpoint) -> str:
+        """Return why no attempt served, and what can be done."""
+        config, attempts = self.config, self.config.restarts + 1
+        got = f"D* {nearest.verdict.divergence:.3g}, {nearest.verdict.changed:.1%} of predictions changed"
+        if nearest.verdict.feasible:
+            return (
+                f"no probe in {attempts} attempts retains at most {config.max_retained:g} (max_retained); "
+                f"the best retains {nearest.retained:.1%} ({got}): the model may need all messages, which "
+                "max_retained=1 lets it say, or steps are too few"
+            )
+        allowed = f"mean D* within tolerance={config.tolerance:g}"
+        if config.max_changed < 1:
+            allowed += f" and at most {config.max_changed:.1%} of predictions changed (max_changed)"
+        return (
+            f"no probe in {attempts} attempts keeps {allowed}, with {config.margin:g} standard errors (margin); the "
+            f"nearest has {got} and retains {nearest.retained:.1%}: allow more, or give more graphs to judge on"
         )
 
     def _train(self, seed: int) -> Checkpoint:
         """Run one attempt and return its sparsest feasible checkpoint.
 
         Gates start open, so that there is a feasible checkpoint from the start; training goes back to the best one when
-        it has been infeasible for a while and does not come back by itself. Steps that were in vain are made again, and
-        further ones while the share falls by much, up to half as many as are planned.
+        it has been infeasible for a while and does not come back by itself. Steps that were in vain are made again, up
+        to half as many as are planned.
         """
         config, num_layers = self.config, self.subject.num_layers
         noise = generator("gates", seed)
@@ -274,12 +312,14 @@ class GraphMask(Method):
         fitted, held_out = self._split()
         with self.gates() as gates:
             streams = [gates.stream(graphs, self.subject.max_edges) for graphs in held_out]
-            recording = gates.record(next(held_out[0].parts(self.subject.max_edges)).batch)
+            parts = (part.batch for part in held_out[0].parts(self.subject.max_edges))
+            recording = gates.record(next(batch for batch in parts if batch.num_edges))
             self.probe = Probe(recording, config.hidden, config.location_bias, config.location_bound, seed)
             update = self._update(steps.planned)
             recordings = iter(self.track(self._recordings(gates, fitted, seed), "training", total=steps.planned))
             for lowest in update.stages(num_layers):
                 progress = _Progress(self._check(self.probe, streams, lowest), config.stop_after, config.patience)
+                multipliers = deque([update.log_multiplier()], LATELY + 1)
                 stage = steps.planned // num_layers if lowest else steps.left
                 steps.left -= stage
                 started = best_at = steps.made
@@ -289,6 +329,7 @@ class GraphMask(Method):
                     if (steps.made - started) % config.check_every and stage:
                         continue
                     now = self._check(update.judged(), streams, lowest)
+                    multipliers.append(update.log_multiplier())
                     update.heed(now.verdict.strain)
                     progress.add(now)
                     if progress.best is now:
@@ -301,14 +342,14 @@ class GraphMask(Method):
                         update.restart()
                         stage += steps.more(steps.made - best_at)
                         best_at, restored = steps.made, restored + 1
-                    if not stage and progress.falling:
-                        stage = steps.more(LATELY * config.check_every)
                 self.probe.load_state_dict(progress.best.state)
         self.figures = {
             "restored": restored,
             "steps": steps.made,
-            "unsettled": float(not progress.settled),
+            "unsettled": float(not (progress.settled or progress.at_rest) or not update.balanced(multipliers)),
+            "late_fall": progress.late_fall,
             "log_multiplier": update.log_multiplier(),
+            "late_multiplier": max(multipliers) - min(multipliers),
         }
         return progress.best
 

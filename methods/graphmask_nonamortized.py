@@ -24,6 +24,7 @@ from attribench.plugins.registry import METHODS
 from attribench.plugins.rival import Rival
 
 from ._constraint import MAX_CHANGED, TOLERANCE, Constraint
+from ._settling import LATE, NEARLY_ALL, late_part
 
 
 @config
@@ -109,10 +110,11 @@ class NonAmortizedGraphMask(Method):
         raw_optimizer = torch.optim.RMSprop([raw], lr=config.multiplier_learning_rate, centered=True, maximize=True)
         noise = EdgeNoise(graphs, recording.num_layers, derive("nonamortized", self.seed))
         weight = config.sparsity_weight / (recording.num_layers * graphs.num_edges_per_graph)[graphs.edge_graph]
-        best = _Best(recording)
+        best, course = _Best(recording), list[Tensor]()
         for step in self.track(range(config.steps), "optimising gates", total=config.steps):
             if step % config.check_every == 0:
                 self._check(best, recording, distribution, location, parameters)
+                course.append(best.share())
             z = straight_through_round(distribution.sample(location, noise.uniform(step, location.dtype)))
             logits = recording.forward(z, parameters)
             excess = output.divergence(recording.logits, logits, graphs) - config.tolerance
@@ -126,7 +128,16 @@ class NonAmortizedGraphMask(Method):
             with torch.no_grad():
                 raw.clamp_(-2, 30)
         self._check(best, recording, distribution, location, parameters)
-        return Attribution(best.scores, hard_mask=best.mask, baselines=tuple(best.baselines))
+        course.append(best.share())
+        unsettled, nearly_all = late_part(torch.stack(course)) > LATE, float(course[-1]) > NEARLY_ALL
+        for name, value in (("unsettled", unsettled), ("nearly_all", nearly_all)):  # of any part of the graphs
+            self.figures[name] = max(self.figures.get(name, 0.0), float(value))
+        return Attribution(
+            best.scores,
+            hard_mask=best.mask,
+            baselines=tuple(best.baselines),
+            diagnostics={"all_open": (best.kept == best.messages).to(best.scores.dtype)},
+        )
 
     @torch.no_grad()
     def _check(
@@ -154,9 +165,13 @@ class _Best:
         graphs = recording.graphs
         self.scores = recording.ones()
         self.mask = self.scores > 0
-        self.kept = recording.num_layers * graphs.num_edges_per_graph
+        self.messages = self.kept = recording.num_layers * graphs.num_edges_per_graph
         self.baselines = [self.scores.new_zeros(graphs.num_graphs, call.width) for call in recording.calls]
         self.untouched = torch.ones_like(self.kept, dtype=torch.bool)
+
+    def share(self) -> Tensor:
+        """Return the share of messages that are retained, the mean over graphs."""
+        return (self.kept / self.messages).mean()
 
     def take(
         self, graphs: GraphBatch, better: Tensor, mask: Tensor, scores: Tensor, baselines: list[Tensor], kept: Tensor

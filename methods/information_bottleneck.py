@@ -33,6 +33,7 @@ from attribench.plugins.registry import METHODS
 
 from ._constraint import MAX_CHANGED, TOLERANCE, Constraint, Verdict
 from ._gate_networks import EdgeNetwork
+from ._settling import at_rest
 
 WEIGHTS = (10.0, 3.0, 1.0, 0.3, 0.1)
 """What the weight is chosen from, where none is given: Schulz et al.'s, and smaller ones."""
@@ -136,16 +137,20 @@ class InformationBottleneck(Method):
             start = self._build(train, seed)
             for weight in [settings.weight or 0.0] if given else WEIGHTS:
                 self.readouts = deepcopy(start)
-                self._train(gates, weight, seed)
+                objective = self._train(gates, weight, seed)
                 verdict = self._judge(constraint, validation)
                 if verdict.feasible:
                     break
-        self.figures = {"divergence": verdict.divergence, "changed": verdict.changed}
+        self.figures = {
+            "divergence": verdict.divergence,
+            "changed": verdict.changed,
+            "unsettled": float(not (at_rest(objective) and (given or verdict.feasible))),
+        }
         if not given:
-            self.figures |= {"weight": weight, "unsettled": float(not verdict.feasible)}
+            self.figures["weight"] = weight
 
-    def _train(self, gates: Gates, weight: float, seed: int) -> None:
-        """Train the readout networks from where they are."""
+    def _train(self, gates: Gates, weight: float, seed: int) -> Tensor:
+        """Train the readout networks from where they are; return the objective of every step."""
         settings, train = self.config, self.subject.train
         shuffle, draws = generator("batches", seed), generator("noise", seed, device=train.device)
         parameters = list(chain.from_iterable(readout.parameters() for readout in self.readouts))
@@ -154,6 +159,7 @@ class InformationBottleneck(Method):
         raw_optimizer = torch.optim.RMSprop([raw], lr=1e-2, centered=True, maximize=True)
         epochs = (train.minibatches(settings.batch_size, shuffle) for _ in count())
         batches = islice(chain.from_iterable(epochs), settings.steps)
+        course = list[Tensor]()
         for _, batch in self.track(batches, "training the readout", total=settings.steps):
             kept, information = self._objective(gates.record(batch), draws)
             optimizer.zero_grad()
@@ -161,9 +167,13 @@ class InformationBottleneck(Method):
             if settings.released_variant:
                 (information + F.softplus(raw) * kept).backward()
                 raw_optimizer.step()
+                course.append(information.detach())  # the multiplier changes what it is weighed against
             else:
-                (kept + weight * information).backward()
+                objective = kept + weight * information
+                objective.backward()
+                course.append(objective.detach())
             optimizer.step()
+        return torch.stack(course)
 
     @torch.no_grad()
     def _judge(self, constraint: Constraint, validation: Stream) -> Verdict:

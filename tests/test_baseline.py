@@ -42,7 +42,7 @@ def test_selected_graphs_keep_theirs_in_their_order() -> None:
 
 def test_parts_of_a_batch_get_theirs_and_joined_make_the_whole() -> None:
     parts = list(GRAPHS.parts(2))
-    split = [part_of_baselines(WHOLE, part) for part in parts]
+    split = [part_of_baselines(WHOLE, GRAPHS, part) for part in parts]
     found = [[b.values.tolist() for b in own or ()] for own in split]
     assert found == [
         [[7, 8], [[0, 1], [2, 3]], [[10, 11], [12, 13]]],
@@ -52,7 +52,7 @@ def test_parts_of_a_batch_get_theirs_and_joined_make_the_whole() -> None:
         joined = Baseline.join(column, [part.batch for part in parts])
         assert joined.kind == b.kind
         assert torch.equal(joined.values, b.values)
-    assert part_of_baselines(None, parts[0]) is None
+    assert part_of_baselines(None, GRAPHS, parts[0]) is None
 
 
 def test_parts_that_share_none_are_joined_per_graph_or_per_edge() -> None:
@@ -132,8 +132,9 @@ def test_a_stream_gives_every_part_its_own(max_edges: int) -> None:
     assert sums(Baseline.per_edge(torch.tensor([[10.0], [20], [30]]))) == [0.5 + 5 + 20, 30]
 
 
-def test_a_pass_refuses_those_of_other_graphs_and_widths() -> None:
-    with streaming(Additive(1), weighted_batch([[[1.0], [2]], [[3]]])) as stream:
+@pytest.mark.parametrize("max_edges", [2, 10**6])
+def test_a_pass_refuses_those_of_other_graphs_and_widths(max_edges: int) -> None:
+    with streaming(Additive(1), weighted_batch([[[1.0], [2]], [[3]]]), max_edges) as stream:
         ones = stream.ones()
         with pytest.raises(ValueError, match="a baseline for call 0 of 2 rows, one per graph; got 3"):
             stream.forward(ones, [torch.zeros(3, 1)])

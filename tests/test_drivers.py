@@ -114,7 +114,9 @@ def test_a_layer_without_messages_is_gated_as_one_that_has_them(graphs: GraphBat
         assert call.width == WIDTH
         assert call.inputs().shape[1] == (2 if layer is MatrixSum else 3) * WIDTH
         linear = torch.nn.Linear(call.inputs().shape[1], 4).double()
-        torch.testing.assert_close(call.project(linear), linear(call.inputs()), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            call.project(linear.weight, linear.bias), linear(call.inputs()), rtol=1e-12, atol=1e-12
+        )
         assert differences(before, fingerprint(model, graphs)) == []
         if layer is MatrixSum:
             with pytest.raises(UnsupportedModelError, match="needs_messages = True"):

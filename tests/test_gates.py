@@ -226,7 +226,9 @@ def test_inputs_are_read_before_the_call(kind: Kind, graphs: GraphBatch) -> None
         q = torch.stack(rows).detach()
         torch.testing.assert_close(recording.calls[k].inputs(), q, rtol=1e-12, atol=1e-12)
         linear = nn.Linear(q.shape[1], 3).double()
-        torch.testing.assert_close(recording.calls[k].project(linear), linear(q), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            recording.calls[k].project(linear.weight, linear.bias), linear(q), rtol=1e-12, atol=1e-12
+        )
         update = layer(h, graphs.edge_index, *extra).tanh()
         h = h + update if kind.residual else update
 

@@ -12,7 +12,7 @@ from test_methods import SumOfMessages
 from torch import Tensor
 from torch.nn import functional as F
 
-from attribench.base.errors import Infeasible
+from attribench.base.errors import Infeasible, UserError
 from attribench.checking.methods import contract_subject, random_graphs
 from attribench.model.graphs import GraphBatch
 from attribench.model.hard_concrete import HardConcrete
@@ -78,9 +78,11 @@ def test_the_objective_against_a_plain_loop() -> None:
         for k in (1, 2):
             network, call = method.probe.networks[k], recording.calls[k]
             w1, norm, _, w2 = network.layers
+            read = call.inputs()
             for e in range(graphs.num_edges):
                 u, v = graphs.edge_index[:, e]
                 q = torch.cat([call.h_source[u], call.h_target[v], call.messages[e]])
+                q = (q - read.mean(0)) / read.std(0, correction=0)
                 hidden = F.layer_norm(w1.weight @ q + w1.bias, (len(w1.bias),), norm.weight, norm.bias).relu()
                 location = float((w2.weight[0] @ hidden + w2.bias[0]).detach()) + 0.4
                 logit = float((uniform[k, e] / (1 - uniform[k, e])).log())
@@ -279,32 +281,11 @@ def test_it_falls_while_no_checkpoint_is_better_by_enough_to_be_the_best() -> No
     assert progress.settled
 
 
-def test_training_goes_on_while_the_share_falls_by_much_up_to_half_of_what_is_planned() -> None:
-    for by, made in ((0.98, 180), (0.995, 120)):
-        method = make(contract_subject(1), steps=120, check_every=10, **UNCONSTRAINED, stop_after=99)
-        check, shares = method._check, list[float]()
-
-        def judge(*arguments: Any, check: Any = check, shares: list[float] = shares, by: float = by) -> Any:
-            shares.append(by ** len(shares))
-            return replace(check(*arguments), retained=shares[-1])
-
-        method._check = judge
-        best = method._train(0)
-        assert method.figures["steps"] == made
-        assert best.retained == shares[-1]
-
-
-def test_a_fall_is_one_of_the_last_checks_feasible_or_not() -> None:
+def test_a_late_fall_is_one_of_the_last_checks_feasible_or_not() -> None:
     progress = module("graphmask")._Progress(checkpoint(0.0), stop_after=99, patience=99)
-    for strain, retained in ((0.5, 0.8), (2.0, 0.1), (2.0, 0.1), (2.0, 0.1), (2.0, 0.1)):
+    for strain, retained, fall in ((0.5, 0.8, 0.2), (2.0, 0.1, 0.2), *[(2.0, 0.1, 0.2)] * 4, (0.5, 0.6, 0.25)):
         progress.add(checkpoint(strain, retained))
-        assert not progress.falling  # of fewer than six checks
-    progress.add(checkpoint(2.0, 0.1))
-    assert progress.falling
-    progress.add(checkpoint(0.5, 0.75))
-    assert not progress.falling
-    progress.add(checkpoint(0.5, 0.71))
-    assert progress.falling
+        assert progress.late_fall == pytest.approx(fall)
 
 
 class Weight(torch.nn.Module):
@@ -354,11 +335,11 @@ def test_the_aim_follows_the_strain_on_held_out_graphs_once_it_is_reached() -> N
     probe = Weight(1.0)
     update = module("_updates").Controlled(probe, 0.2, rates(1e-3))
     aims = []
-    for strain in (9.0, 1.21, 1.0, 0.64, 0.0, 0.0):
+    for strain in (9.0, 1.21, 1.0, 0.64, 0.0, 0.0, 0.0):
         update.step(probe.gate.sum(), probe.divergence(), lambda _: calmer(probe, update._aim))
         update.heed(strain)
         aims.append(update._aim)
-    expected = [0.07, 0.07 / 1.1, 0.07 / 1.1, 0.0875 / 1.1, 0.11375 / 1.1, 0.147875 / 1.1]
+    expected = [0.07, 0.07 / 1.1, 0.07 / 1.1, 0.0875 / 1.1, 0.1, 0.1, 0.1]  # half the tolerance at most
     assert aims == pytest.approx(expected)
     for strain, of_aim in ((9.0, 1.31), (0.5, 0.76)):  # above what is aimed at, and to fall; below, and to rise
         update.step(probe.gate.sum(), probe.divergence(), lambda _, part=of_aim: calmer(probe, part * update._aim))
@@ -386,15 +367,15 @@ def test_what_is_judged_is_a_running_mean_of_the_parameters() -> None:
 def test_a_restart_takes_the_first_aim_again() -> None:
     probe = Weight(1.0)
     update = module("_updates").Controlled(probe, 0.2, rates(1e-3))
-    for _ in range(5):
+    for _ in range(3):
         update.step(probe.gate.sum(), probe.divergence(), lambda _: calmer(probe, update._aim))
-        update.heed(0.1)
-    assert update._aim == pytest.approx(0.1 * 1.3**5)
+        update.heed(9.0)
+    assert update._aim == pytest.approx(0.1 * 0.7**3)
     update.restart()
     assert update._aim == 0.1
 
 
-def test_the_rate_of_baselines_rises_to_the_last_planned_step_and_gates_get_calmer() -> None:
+def test_the_rate_of_baselines_rises_to_the_last_planned_step() -> None:
     """And they learn from the calmer D* alone: Adam's first steps are as long as its rate."""
     probe, lengths, noises = Weight(1.0), [], list[float]()
 
@@ -408,7 +389,7 @@ def test_the_rate_of_baselines_rises_to_the_last_planned_step_and_gates_get_calm
         update.step(probe.gate.sum(), probe.divergence() + 9 * probe.baseline, calm)
         lengths.append(float(probe.baseline.detach()) - before)
     assert lengths == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01], rel=1e-3)
-    assert noises == pytest.approx([0.5, 0.425, 0.35, 0.275, 0.2, 0.2])
+    assert noises == [0.5] * 6
 
 
 def test_baselines_are_learned_in_parts_of_the_size_of_messages() -> None:
@@ -425,6 +406,83 @@ def test_baselines_are_learned_in_parts_of_the_size_of_messages() -> None:
         silent = replace(recording.calls[0], sent=torch.zeros_like(recording.calls[0].messages))
         network = module("_gate_networks").GateNetwork(silent, 5)
         assert float(network.size) == 1.0
+
+
+def test_what_gates_read_is_standardised_and_constant_channels_say_nothing() -> None:
+    subject, graphs = contract_subject(2), random_graphs(9, "objective")
+    with make(subject).gates() as gates:
+        call = gates.record(graphs).calls[0]
+    scales, shift = 10.0 ** torch.arange(-3, 3).double(), torch.tensor([0, 0, 0, 0, 0, 7.0]).double()
+    keeps = torch.tensor([1, 1, 1, 1, 1, 0]).double()  # the last channel is 7 everywhere
+    other = replace(call, sent=call.messages * scales * keeps + shift)
+    torch.manual_seed(0)
+    network = module("_gate_networks").GateNetwork(call, 5).double()
+    torch.manual_seed(0)
+    same = module("_gate_networks").GateNetwork(other, 5).double()
+    assert same.deviation[-1] == math.inf
+    with torch.no_grad():
+        message = network.layers[0].weight[:, -1].clone()
+        network.layers[0].weight[:, -1] = 0
+        expected, found = network.read(call), same.read(other)
+        torch.testing.assert_close(found, expected)  # whatever the scales
+        network.layers[0].weight[:, -1] = message
+        assert not torch.allclose(network.read(call), expected)
+        moved = replace(other, sent=other.messages + shift)
+        torch.testing.assert_close(same.read(moved), expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{"location_bound": 0.01}, {"location_bias": -1.0}, {"stretch_low": -1e9}, {"stretch_high": 1e9}]
+)
+def test_gates_that_cannot_be_both_open_and_closed_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="expected gates that start open and can close"):
+        METHODS["graphmask"].Config(**options)
+
+
+def test_an_infeasible_fit_says_what_failed_and_what_it_came_to() -> None:
+    few = make(contract_subject(1), steps=2, restarts=0, tolerance=1e6, max_changed=1.0, margin=0.0)
+    with pytest.raises(Infeasible, match=r"retains at most 0\.95 \(max_retained\); the best retains 100\.0%"):
+        few.fit()
+    assert (few.figures["restarts"], few.figures["retained"], few.figures["nearly_all"]) == (0, 1, 1)
+    assert few.figures["unsettled"] == 1
+    closed = make(contract_subject(1), steps=2, restarts=0, max_changed=1.0)
+    verdict = module("_constraint").Verdict(0.5, 0.25, 9.0)
+    closed._train = lambda _: module("graphmask").Checkpoint({}, verdict, 0.125)
+    with pytest.raises(Infeasible) as refused:
+        closed.fit()
+    assert str(refused.value).startswith("no probe in 1 attempts keeps mean D* within tolerance=0.03, with 3 standard")
+    assert "D* 0.5, 25.0% of predictions changed and retains 12.5%" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("shares", "feasible", "rest"),
+    [
+        ([0.5] * 3, [True] * 3, True),
+        ([0.5, 0.48, 0.47], [True] * 3, False),  # by a twentieth
+        ([0.5, 0.49, 0.49], [True] * 3, True),
+        ([1.0] * 3, [True] * 3, False),  # nothing was ever closed
+        ([0.3] * 3, [True, False, False], False),  # it would be sparser, but is infeasible
+    ],
+)
+def test_a_fit_is_at_rest_where_it_fell_and_hardly_falls(shares: list[float], feasible: list[bool], rest: bool) -> None:
+    kinds = module("graphmask")
+
+    def check(share: float, ok: bool) -> Any:
+        return kinds.Checkpoint({}, module("_constraint").Verdict(0.0, 0.0, 0.5 if ok else 3.0), share)
+
+    progress = kinds._Progress(check(1.0, True), 2, 99)
+    progress.add(check(shares[0], True))
+    for share, ok in zip(shares, feasible, strict=True):
+        progress.add(check(share, ok))
+    assert progress.at_rest == rest
+
+
+def test_a_multiplier_far_from_balance_is_not_at_rest() -> None:
+    """Two directions of length 1 cancel at weight 1, whose logarithm is 0."""
+    update = object.__new__(module("_updates").Controlled)
+    lates = [0.4, 1.4], [3.0, 1.5], [4.0, 1.5], [-2.75]
+    assert [update.balanced(late) for late in lates] == [True, True, False, False]
+    assert object.__new__(module("_updates").Lagrangian).balanced([9.0])
 
 
 @pytest.mark.parametrize("relu", [False, True])

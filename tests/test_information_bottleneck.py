@@ -254,7 +254,7 @@ def test_the_largest_weight_is_taken_that_keeps_the_predictions(
     graphs = random_graphs(100, "check")
     subject = Subject(Balance(), GraphClassification(), random_graphs(400, "many"), graphs, 1)
     options = {"steps": 100, "learning_rate": 0.02, "gate_start": 2.0, "hidden": 8}
-    met, found = [], []
+    met, found, falling = [], [], []
     for weight in bottleneck.WEIGHTS:
         tried = make(subject, **options, weight=weight)
         tried.fit()
@@ -265,14 +265,16 @@ def test_the_largest_weight_is_taken_that_keeps_the_predictions(
         p, q = recording.logits.log_softmax(1), logits.log_softmax(1)
         divergence = float((p.exp() * (p - q)).sum(1).mean())
         changed = float((recording.logits.argmax(1) != logits.argmax(1)).double().mean())
+        falling.append(tried.figures.pop("unsettled"))
         assert tried.figures == pytest.approx({"divergence": divergence, "changed": changed})
         met.append(divergence <= tolerance and changed <= max_changed)
         found.append((weight, attribution.scores))
     method = make(subject, **options, tolerance=tolerance, max_changed=max_changed)
     method.fit()
-    weight, scores = found[met.index(True) if any(met) else -1]
+    place = met.index(True) if any(met) else -1
+    weight, scores = found[place]
     assert method.figures["weight"] == weight
-    assert method.figures["unsettled"] == (not any(met))
+    assert method.figures["unsettled"] == (not any(met) or falling[place])
     torch.testing.assert_close(method.attribute(graphs).scores, scores)
     assert (weight == 10.0, weight == 0.1 and not any(met)) == (first, not served)
 

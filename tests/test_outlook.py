@@ -69,6 +69,12 @@ def test_a_dry_run_says_what_is_there_and_what_would_run_and_why(
         "nowhere: 0 of 1 cells are there; 1 would run, it is not known how long",
     ]
     assert not Path("nowhere").exists()
+    place.with_name("note").write_text("a file")
+    for out_ in ("../note", "../note/deeper"):
+        code, out, err = command("run", "--dry-run", "--task", "toy", "--out", out_, "--methods", "gate-values")
+        assert (code, out) == (2, "")
+        assert err.startswith("error: expected a folder; ")
+        assert err.endswith("note is a file: choose another with --out\n")
     assert tree(place) == before
 
 

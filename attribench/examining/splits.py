@@ -48,7 +48,10 @@ def check_splits(problem: Problem) -> None:
         if not graphs.num_graphs:
             raise UserError(f"split {name!r}: expected at least one graph; got none: make it larger")
         if not graphs.num_edges:
-            raise UserError(f"split {name!r}: expected at least one edge; got {graphs.num_graphs} graphs without any")
+            raise UserError(
+                f"split {name!r}: expected at least one edge; got none in all of its graphs ({graphs.num_graphs}): "
+                "choose graphs that have edges, or nodes that have neighbours"
+            )
 
 
 def check_precision(problem: Problem) -> None:

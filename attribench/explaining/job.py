@@ -101,7 +101,7 @@ class Job:
         return self.problem.splits["test"].graphs.device
 
     def _attempt(self, max_edges: int) -> Outcome:
-        outcome = Outcome()
+        outcome, method = Outcome(), None
         try:
             subject = replace(self.problem.subject(), max_edges=max_edges)
             unsupported = self.kind.reason_against(subject)
@@ -124,6 +124,8 @@ class Job:
             outcome.status, outcome.reason = status_of(error), first_line(error)
             if outcome.status in ("failed", "out-of-memory"):
                 outcome.log = traceback.format_exc()
+            elif method is not None:
+                outcome.figures = method.figures  # also of a fit that found nothing
         return outcome
 
     def _explain(self, method: Method, outcome: Outcome) -> None:

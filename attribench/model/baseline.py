@@ -111,7 +111,17 @@ def _as_baseline(k: int, b: Tensor | Baseline) -> Baseline:
     return kinds[b.dim()](b)
 
 
-def part_of_baselines(given: Sequence[Tensor | Baseline] | None, part: Part) -> tuple[Baseline, ...] | None:
-    """Return the baselines of a part of a batch, from those of the whole one as :func:`as_baselines` takes them."""
+def part_of_baselines(
+    given: Sequence[Tensor | Baseline] | None, graphs: GraphBatch, part: Part
+) -> tuple[Baseline, ...] | None:
+    """Return the baselines of a part of a batch, from those of the whole one as :func:`as_baselines` takes them.
+
+    Raises:
+        ValueError: on tensors of another shape, and where they are of other graphs than the whole batch.
+    """
     whole = as_baselines(given)
-    return None if whole is None else tuple(b.select(part.graphs, part.edges) for b in whole)
+    if whole is None:
+        return None
+    for k, b in enumerate(whole):  # a slice of too many rows would pass
+        b.check(graphs, None, f"a baseline for call {k}")
+    return tuple(b.select(part.graphs, part.edges) for b in whole)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .refusals import UnsupportedModelError
@@ -54,13 +54,17 @@ class Call:
         """Return the messages of the real edges as ``(E, D)``."""
         return self.messages[: self.source.numel()].reshape(self.source.numel(), self.width)
 
+    def read(self) -> list[Tensor]:
+        """Return h_u, h_v ``(E, H)`` each, and m ``(E, D)`` where there is a message: the parts of :meth:`inputs`."""
+        h_u, h_v = self.h_source[self.source].flatten(1), self.h_target[self.target].flatten(1)
+        return [h_u, h_v] if self.sent is None else [h_u, h_v, self.flat_messages()]
+
     def inputs(self) -> Tensor:
         """Return [h_u, h_v, m] of Eq. 6, ``(E, 2 H + D)``, all from before the aggregation: no look-ahead.
 
         Where there is no message it is [h_u, h_v], ``(E, 2 H)``.
         """
-        h_u, h_v = self.h_source[self.source].flatten(1), self.h_target[self.target].flatten(1)
-        return torch.cat([h_u, h_v] if self.sent is None else [h_u, h_v, self.flat_messages()], dim=-1)
+        return torch.cat(self.read(), dim=-1)
 
     @property
     def inputs_width(self) -> int:
@@ -68,9 +72,14 @@ class Call:
         nodes = math.prod(self.h_source.shape[1:]) + math.prod(self.h_target.shape[1:])
         return nodes if self.sent is None else nodes + self.width
 
-    def project(self, linear: nn.Linear) -> Tensor:
-        """Return ``linear(inputs())`` ``(E, O)``; what nodes share is multiplied once for each, not for every edge."""
+    def project(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return ``F.linear(inputs(), weight, bias)`` ``(E, O)``; what nodes share is multiplied once for each of them.
+
+        Args:
+            weight: ``(O, 2 H + D)``.
+            bias: ``(O,)``.
+        """
         h_u, h_v = self.h_source.flatten(1), self.h_target.flatten(1)
-        parts = linear.weight.split([h_u.shape[1], h_v.shape[1], *([] if self.sent is None else [self.width])], dim=1)
-        projected = F.linear(h_u, parts[0], linear.bias)[self.source] + F.linear(h_v, parts[1])[self.target]
+        parts = weight.split([h_u.shape[1], h_v.shape[1], *([] if self.sent is None else [self.width])], dim=1)
+        projected = F.linear(h_u, parts[0], bias)[self.source] + F.linear(h_v, parts[1])[self.target]
         return projected if self.sent is None else projected + F.linear(self.flat_messages(), parts[2])

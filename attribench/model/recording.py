@@ -168,7 +168,7 @@ class Stream:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._held is not None):
             return torch.cat(
                 [
-                    recording.forward(gates[:, part.edges], part_of_baselines(baselines, part))
+                    recording.forward(gates[:, part.edges], part_of_baselines(baselines, self.graphs, part))
                     for part, recording in self.recordings()
                 ]
             )

@@ -82,6 +82,11 @@ def variant_options(name: str) -> dict[str, str]:
     if not rest.endswith("]"):
         raise UserError(f"expected a variant such as gnnexplainer[steps=100]; got {name!r}: close the bracket")
     assignments = rest[:-1].split(",")
+    if not all(option.partition("=")[1] and option.partition("=")[0].strip() for option in assignments):
+        raise UserError(
+            f"expected a variant such as gnnexplainer[steps=100]; got {name!r}: write OPTION=VALUE in the brackets, or "
+            "leave them out"
+        )
     options = parse_overrides([f"{base}.{assignment}" for assignment in assignments]).get(base, {})
     if len(options) < len(assignments):
         raise UserError(f"expected every option of a variant once; got {name!r}: leave one out")

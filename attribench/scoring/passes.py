@@ -36,7 +36,7 @@ def masked_passes(
             raise ValueError(f"expected masks of shape (L, E) = {shape} or {(1, shape[1])}; got {tuple(mask.shape)}")
     outputs: list[list[Tensor]] = [[] for _ in masks]
     for part, recording in stream.recordings():
-        own = part_of_baselines(baselines, part)
+        own = part_of_baselines(baselines, stream.graphs, part)
         for mask, parts in zip(masks, outputs, strict=True):
             gates = mask[:, part.edges].expand(shape[0], -1).to(stream.logits.dtype)
             parts.append(recording.logits if bool((gates == 1).all()) else recording.forward(gates, own))

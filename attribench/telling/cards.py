@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..base.errors import UserError
 from ..base.names import base_name
+from ..scoring.figures import CATALOGUE
 from .kept import CODE
 
 END_MARK = "†"
@@ -95,6 +96,13 @@ class Reference:
         if "threshold_at_end" not in table:
             return ""
         return END_MARK if table.loc[_of(table, method, task), "threshold_at_end"].eq(True).any() else ""
+
+    def marked(self, run: str, method: str, task: str) -> int:
+        """Return how many cells say of their fit what the tables note beside a name: unsettled, keeps nearly all."""
+        table = self.table(run, "scores")
+        noted = [figure.name for figure in CATALOGUE if figure.note and figure.name in table]
+        said = table.loc[_of(table, method, task), [name for name in noted if name.startswith("fit_")]]
+        return int(said.eq(True).any(axis=1).sum())
 
     def lowest(self, run: str, method: str, figure: str, task: str) -> float:
         """Return the smallest value over the cells of a figure of the scores; a cell without one counts as 0."""
