@@ -323,6 +323,15 @@ def test_another_error_ends_the_cell_at_once(error: BaseException) -> None:
     assert {"fit_seconds", "fit_forward_passes"} <= set(outcome.costs)
 
 
+def test_a_fit_that_finds_nothing_says_what_it_came_to_all_the_same() -> None:
+    def act(method: Probe, graphs: GraphBatch) -> None:
+        method.figures["retained"] = 0.75
+        raise Infeasible("nothing found")
+
+    outcome, _ = run_job(act)
+    assert (outcome.status, outcome.figures) == ("infeasible", {"retained": 0.75})
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no luck"), SystemExit(3), Infeasible("nothing found")])
 def test_a_failure_for_shuffled_weights_is_a_figure(error: BaseException) -> None:
     def act(method: Probe, graphs: GraphBatch) -> None:
