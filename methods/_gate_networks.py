@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from attribench.base.seeds import derive
 from attribench.model.call import Call
 from attribench.model.recording import Recording
+
+from ._moments import Moments, moments, pooled
 
 
 class _Within(torch.autograd.Function):
@@ -70,7 +73,8 @@ class GateNetwork(EdgeNetwork):
     every model.
 
     Args:
-        call: what the layer reads and sends, from which its statistics are taken.
+        width: D of the layer's messages.
+        read: the moments of what it reads, part by part of q: of h_u, of h_v and, where there is one, of the message.
         hidden: rows of W1.
     """
 
@@ -78,13 +82,14 @@ class GateNetwork(EdgeNetwork):
     deviation: Tensor
     size: Tensor
 
-    def __init__(self, call: Call, hidden: int) -> None:
-        super().__init__(call.inputs_width, hidden)
-        self.relative_baseline = nn.Parameter(torch.zeros(call.width))
-        mean, deviation = _moments(call)
+    def __init__(self, width: int, read: Sequence[Moments], hidden: int) -> None:
+        super().__init__(sum(len(mean) for _, _, mean in read), hidden)
+        self.relative_baseline = nn.Parameter(torch.zeros(width))
+        mean, deviation = torch.cat([mean for _, _, mean in read]), torch.cat([std for _, std, _ in read])
         self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
-        self.register_buffer("size", _size(call.h_source if call.sent is None else call.flat_messages()))
+        self.register_buffer("deviation", _scale(mean, deviation))
+        _, std, mean = read[2] if len(read) > 2 else read[0]
+        self.register_buffer("size", _or_one((std.square() + mean.square()).mean().sqrt()))
 
     @property
     def baseline(self) -> Tensor:
@@ -97,20 +102,18 @@ class GateNetwork(EdgeNetwork):
         return call.project(weight, first.bias - weight @ self.mean)
 
 
-def _moments(call: Call) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation of every channel that is read; a constant one has deviation infinity: it says nothing.
+def _scale(mean: Tensor, deviation: Tensor) -> Tensor:
+    """Return what channels are divided by: their deviation, and that of the others where it is rounding or 0.
 
-    What varies by the rounding of its mean, or of the other channels, is constant.
+    A channel that was constant then says nothing, unless it varies elsewhere.
     """
-    moments = [torch.std_mean(part.detach(), dim=0, correction=0) for part in call.read()]
-    deviation, mean = (torch.cat(values) for values in zip(*moments, strict=True))
-    rounding = 8 * torch.finfo(mean.dtype).eps * (mean.abs() + deviation.max())
-    return mean, deviation.masked_fill(deviation <= rounding, math.inf)
+    varies = deviation > 8 * torch.finfo(mean.dtype).eps * mean.abs()
+    others = deviation[varies].square().mean().sqrt() if bool(varies.any()) else mean.new_ones(())
+    return torch.where(varies, deviation, others)
 
 
-def _size(values: Tensor) -> Tensor:
-    """Return the root mean square of values, or 1 where all are 0."""
-    size = values.detach().square().mean().sqrt()
+def _or_one(size: Tensor) -> Tensor:
+    """Return a size, or 1 where it is 0."""
     return torch.where(size > 0, size, torch.ones_like(size))
 
 
@@ -120,18 +123,23 @@ class Probe(nn.Module):
     Locations are bounded, so that no gate is far from where it changes, and each is drawn the other way at times.
 
     Args:
-        recording: the calls that the networks are to fit.
+        recordings: of the graphs from which the networks take the scale of what they read.
         hidden: width of the networks.
         bias: c of Appendix B.
         bound: of the locations, to both sides of 0.
         seed: what they are initialised from.
     """
 
-    def __init__(self, recording: Recording, hidden: int, bias: float, bound: float, seed: int) -> None:
+    def __init__(self, recordings: Iterable[Recording], hidden: int, bias: float, bound: float, seed: int) -> None:
         super().__init__()
+        seen = []  # by recording, layer and part of q
+        for recording in recordings:
+            seen.append([[moments(part) for part in call.read()] for call in recording.calls])
+        read = [[reduce(pooled, of) for of in zip(*parts, strict=True)] for parts in zip(*seen, strict=True)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive("probe", seed))
-            self.networks = [GateNetwork(call, hidden) for call in recording.calls]
+            pairs = zip(recording.calls, read, strict=True)
+            self.networks = [GateNetwork(call.width, of, hidden) for call, of in pairs]
         self.bias, self.bound = bias, bound
         self.layers = nn.ModuleList(self.networks)
         self.to(recording.logits)

@@ -12,7 +12,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -88,8 +87,8 @@ class Update(ABC):
     def log_multiplier(self) -> float:
         """Return the logarithm of what D* is weighed with, where the penalty has weight 1."""
 
-    def balanced(self, late: Iterable[float]) -> bool:
-        """Return whether the multiplier's logarithm, as it was at the last checks, may be that of an optimum."""
+    def balanced(self, logarithm: float, retained: float) -> bool:
+        """Return whether the multiplier's logarithm may be that of an optimum that retains so much."""
         return True
 
     @abstractmethod
@@ -138,7 +137,7 @@ class Controlled(Update):
     SMOOTHING = 0.8  # of D* over steps, whose tail is heavy
     EXCESS = 2.0  # the largest that counts: one graph with D* of 10 nats is no reason to open everything
     START, RANGE = 1.0, 5.0  # of the logarithm, the latter to both sides of 0
-    FAR = 2.5  # of the logarithm from 0, for a fit that is at rest
+    FAR, HARDLY = 2.5, 0.01  # of the logarithm from 0, for a fit that is at rest; share that is hardly anything
     EXPONENT, LOWER, HIGHER = 0.5, 0.7, 1.3  # the aim's change with the strain after a check: exponent and bounds
     MOST_WEIGHT = 4.0  # of one end of a gate, see trapezoidal_gate
     NEAR = 1.3  # as factor: within it the aim is reached
@@ -186,13 +185,14 @@ class Controlled(Update):
         aim = self._aim * min(max(change, self.LOWER), self.HIGHER)
         self._aim = min(max(aim, self.LEAST * self._tolerance), self.MOST * self._tolerance)
 
-    def balanced(self, late: Iterable[float]) -> bool:
-        """Return whether the mean logarithm is near 0: two directions of length 1 cancel each other at weight 1.
+    def balanced(self, logarithm: float, retained: float) -> bool:
+        """Return whether the logarithm is near 0: two directions of length 1 cancel each other at weight 1.
 
         Noise, which shortens their means, takes it to 1.5. Beyond ``FAR`` one of both is all noise: locations go
-        nowhere, and what is retained is no optimum.
+        nowhere, and what is retained is no optimum. Where the constraint is slack, as little as 0 is right, and hardly
+        anything is retained.
         """
-        return abs(fmean(late)) <= self.FAR
+        return logarithm <= self.FAR and (logarithm >= -self.FAR or retained <= self.HARDLY)
 
     def judged(self) -> Probe:
         """Return the running mean of the probe's parameters, as a probe."""

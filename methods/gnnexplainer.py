@@ -26,7 +26,7 @@ from attribench.plugins.method import Attribution, Method, Subject, config
 from attribench.plugins.registry import METHODS
 from attribench.plugins.rival import Rival
 
-from ._settling import LATE, late_part
+from ._settling import Course
 
 
 @config
@@ -62,6 +62,10 @@ class GNNExplainer(Method):
     rivals = (Rival("PyG GNNExplainer, one graph at a time", explain_with_pyg, sample=3, reads=("x",)),)
     config: GNNExplainerConfig
 
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self._course = Course()
+
     def attribute(self, graphs: GraphBatch) -> Attribution:
         """Optimise the masks of all graphs of the batch."""
         output, settings = self.subject.output, self.config
@@ -90,10 +94,8 @@ class GNNExplainer(Method):
                     active = mask.grad != 0
                     weights = self._weights(graphs, active, mask.dtype)
                 optimizer.step()
-        unsettled = len(course) < 2 or late_part(torch.stack(course)) > LATE
-        self.figures["unsettled"] = max(
-            self.figures.get("unsettled", 0.0), float(unsettled)
-        )  # in any part of the graphs
+        self._course.add(course)
+        self.figures["unsettled"] = float(self._course.unsettled)
         scores = (mask.detach().sigmoid() * active).expand(num_layers, -1)
         return Attribution(scores.contiguous(), per_layer=not settings.share_layers)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain, count, repeat
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -30,7 +31,7 @@ from attribench.plugins.registry import METHODS
 
 from ._constraint import MAX_CHANGED, TOLERANCE, Constraint, Verdict
 from ._gate_networks import Probe
-from ._settling import NEARLY_ALL, REST, fall
+from ._settling import CHECKS, NEARLY_ALL, REST, fall
 from ._updates import Controlled, Lagrangian, Rates, Update
 
 GRAPHS_AT_ONCE = 500
@@ -117,7 +118,7 @@ class GraphMaskConfig:
             raise UserError(
                 "expected gates that start open and can close, with a median over 1/2 at location_bias and at most 1/2 "
                 f"at -location_bound; got medians of {start:.3g} at the start and {closed:.3g} to {opened:.3g}: raise "
-                "location_bias, location_bound or stretch_low"
+                "location_bias or location_bound, or take stretch_low and stretch_high nearer to 0 and 1"
             )
 
     @property
@@ -175,9 +176,9 @@ class _Progress:
 
     @property
     def at_rest(self) -> bool:
-        """Whether it fell, hardly changed of late, and was feasible."""
-        late = self._feasible[-self._stop_after :]
-        return self._fell and 2 * sum(late) >= len(late) and fall(self._course, self._stop_after) < REST
+        """Whether it is settled, or was mostly feasible over the last checks and hardly fell."""
+        late = self._feasible[-CHECKS:]
+        return self.settled or (len(late) == CHECKS and 2 * sum(late) >= CHECKS and fall(self._course, CHECKS) < REST)
 
     @property
     def _fell(self) -> bool:
@@ -264,7 +265,7 @@ class GraphMask(Method):
         config = self.config
         self.distribution = config.distribution
         self.constraint = Constraint(config.tolerance, config.max_changed, config.margin)
-        found: list[Checkpoint] = []
+        found: list[tuple[Checkpoint, dict[str, float]]] = []
         for attempt in range(config.restarts + 1):
             best = self._train(derive("graphmask", self.seed, attempt))
             self.figures |= {
@@ -277,8 +278,9 @@ class GraphMask(Method):
             if best.verdict.feasible and best.retained <= config.max_retained:
                 self.probe.load_state_dict(best.state)
                 return
-            found.append(best)
-        raise Infeasible(self._why(min(found, key=lambda c: c.verdict.strain)))
+            found.append((best, self.figures))
+        nearest, self.figures = min(found, key=lambda attempt: attempt[0].rank())
+        raise Infeasible(self._why(nearest))
 
     def _why(self, nearest: Checkpoint) -> str:
         """Return why no attempt served, and what can be done."""
@@ -308,13 +310,12 @@ class GraphMask(Method):
         config, num_layers = self.config, self.subject.num_layers
         noise = generator("gates", seed)
         steps = _Steps(config.steps_per_layer * (num_layers - 1) + config.steps)
-        restored = 0
+        restored, at_rest = 0, True
         fitted, held_out = self._split()
         with self.gates() as gates:
             streams = [gates.stream(graphs, self.subject.max_edges) for graphs in held_out]
-            parts = (part.batch for part in held_out[0].parts(self.subject.max_edges))
-            recording = gates.record(next(batch for batch in parts if batch.num_edges))
-            self.probe = Probe(recording, config.hidden, config.location_bias, config.location_bound, seed)
+            seen = (recording for stream in streams for _, recording in stream.recordings())
+            self.probe = Probe(seen, config.hidden, config.location_bias, config.location_bound, seed)
             update = self._update(steps.planned)
             recordings = iter(self.track(self._recordings(gates, fitted, seed), "training", total=steps.planned))
             for lowest in update.stages(num_layers):
@@ -342,13 +343,16 @@ class GraphMask(Method):
                         update.restart()
                         stage += steps.more(steps.made - best_at)
                         best_at, restored = steps.made, restored + 1
+                at_rest &= progress.at_rest
                 self.probe.load_state_dict(progress.best.state)
+        multiplier, retained = fmean(multipliers), progress.best.retained
+        at_rest &= retained < 1 - LEAST_GAIN and update.balanced(multiplier, retained)
         self.figures = {
             "restored": restored,
             "steps": steps.made,
-            "unsettled": float(not (progress.settled or progress.at_rest) or not update.balanced(multipliers)),
+            "unsettled": float(not at_rest),
             "late_fall": progress.late_fall,
-            "log_multiplier": update.log_multiplier(),
+            "log_multiplier": multiplier,
             "late_multiplier": max(multipliers) - min(multipliers),
         }
         return progress.best

@@ -24,7 +24,7 @@ from attribench.plugins.registry import METHODS
 from attribench.plugins.rival import Rival
 
 from ._constraint import MAX_CHANGED, TOLERANCE, Constraint
-from ._settling import LATE, NEARLY_ALL, late_part
+from ._settling import NEARLY_ALL, Course
 
 
 @config
@@ -77,6 +77,11 @@ class NonAmortizedGraphMask(Method):
     rivals = (Rival("the same loop, one graph at a time", explain_one_at_a_time, sample=3),)
     config: NonAmortizedConfig
 
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self._course = Course()
+        self._messages = 0
+
     def fit(self) -> None:
         """Learn shared baselines on training graphs, where the option asks for these."""
         if self.config.baseline == "training":
@@ -87,6 +92,7 @@ class NonAmortizedGraphMask(Method):
                 shared = [recording.logits.new_zeros(call.width, requires_grad=True) for call in recording.calls]
                 self._optimise(recording, shared, learn=True)
             self.shared = [baseline.detach() for baseline in shared]
+            self._course, self._messages = Course(), 0  # of the graphs that are explained alone
 
     def attribute(self, graphs: GraphBatch) -> Attribution:
         """Optimise the gates of all graphs of the batch."""
@@ -114,7 +120,7 @@ class NonAmortizedGraphMask(Method):
         for step in self.track(range(config.steps), "optimising gates", total=config.steps):
             if step % config.check_every == 0:
                 self._check(best, recording, distribution, location, parameters)
-                course.append(best.share())
+                course.append(best.kept.sum())
             z = straight_through_round(distribution.sample(location, noise.uniform(step, location.dtype)))
             logits = recording.forward(z, parameters)
             excess = output.divergence(recording.logits, logits, graphs) - config.tolerance
@@ -128,15 +134,16 @@ class NonAmortizedGraphMask(Method):
             with torch.no_grad():
                 raw.clamp_(-2, 30)
         self._check(best, recording, distribution, location, parameters)
-        course.append(best.share())
-        unsettled, nearly_all = late_part(torch.stack(course)) > LATE, float(course[-1]) > NEARLY_ALL
-        for name, value in (("unsettled", unsettled), ("nearly_all", nearly_all)):  # of any part of the graphs
-            self.figures[name] = max(self.figures.get(name, 0.0), float(value))
+        course.append(best.kept.sum())
+        self._course.add(course)
+        self._messages += int(best.messages.sum())
+        retained = float(self._course.values[-1]) / max(1, self._messages)
+        self.figures = {"unsettled": float(self._course.unsettled), "nearly_all": float(retained > NEARLY_ALL)}
         return Attribution(
             best.scores,
             hard_mask=best.mask,
             baselines=tuple(best.baselines),
-            diagnostics={"all_open": (best.kept == best.messages).to(best.scores.dtype)},
+            diagnostics={"all_open": ((best.kept == best.messages) & (best.messages > 0)).to(best.scores.dtype)},
         )
 
     @torch.no_grad()
@@ -168,10 +175,6 @@ class _Best:
         self.messages = self.kept = recording.num_layers * graphs.num_edges_per_graph
         self.baselines = [self.scores.new_zeros(graphs.num_graphs, call.width) for call in recording.calls]
         self.untouched = torch.ones_like(self.kept, dtype=torch.bool)
-
-    def share(self) -> Tensor:
-        """Return the share of messages that are retained, the mean over graphs."""
-        return (self.kept / self.messages).mean()
 
     def take(
         self, graphs: GraphBatch, better: Tensor, mask: Tensor, scores: Tensor, baselines: list[Tensor], kept: Tensor

@@ -3,6 +3,7 @@
 import importlib
 import math
 from dataclasses import replace
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -66,7 +67,9 @@ def test_the_objective_against_a_plain_loop() -> None:
     method, spy = make(subject, seed=1), Spy()
     with method.gates() as gates:
         recording = gates.record(graphs)
-        method.probe = module("_gate_networks").Probe(recording, 5, 0.4, 9.0, 1)  # away from open, so that draws decide
+        method.probe = module("_gate_networks").Probe(
+            [recording], 5, 0.4, 9.0, 1
+        )  # away from open, so that draws decide
         with torch.no_grad():
             for network in method.probe.networks:
                 network.relative_baseline.normal_(generator=torch.Generator().manual_seed(0))
@@ -114,7 +117,7 @@ def test_both_updates_pass_through_the_same_gates() -> None:
     steps = []
     with method.gates() as gates:
         recording = gates.record(graphs)
-        method.probe = module("_gate_networks").Probe(recording, 5, 0.4, 9.0, 1)
+        method.probe = module("_gate_networks").Probe([recording], 5, 0.4, 9.0, 1)
         for kind in ("Lagrangian", "Controlled"):
             spy = Spy(kind)
             method._step(spy, recording, 0, torch.Generator().manual_seed(9))
@@ -397,15 +400,22 @@ def test_baselines_are_learned_in_parts_of_the_size_of_messages() -> None:
     method = make(subject)
     with method.gates() as gates, torch.no_grad():
         recording = gates.record(graphs)
-        probe = module("_gate_networks").Probe(recording, 5, 0.4, 9.0, 1)
+        probe = module("_gate_networks").Probe([recording], 5, 0.4, 9.0, 1)
         for parameter in probe.baseline_parameters():
             parameter.fill_(0.5)
         for call, baseline in zip(recording.calls, probe.baselines(), strict=True):
             size = call.flat_messages().square().mean().sqrt()
             assert torch.allclose(baseline, 0.5 * size.expand(call.width))
         silent = replace(recording.calls[0], sent=torch.zeros_like(recording.calls[0].messages))
-        network = module("_gate_networks").GateNetwork(silent, 5)
-        assert float(network.size) == 1.0
+        assert float(network_of(silent).size) == 1.0
+
+
+def network_of(*calls: Any) -> Any:
+    """Return the network of one layer, drawn the same way every time, for what calls over parts of the graphs read."""
+    kinds = module("_moments")
+    read = [reduce(kinds.pooled, map(kinds.moments, parts)) for parts in zip(*(c.read() for c in calls), strict=True)]
+    torch.manual_seed(0)
+    return module("_gate_networks").GateNetwork(calls[0].width, read, 5).double()
 
 
 def test_what_gates_read_is_standardised_and_constant_channels_say_nothing() -> None:
@@ -415,11 +425,7 @@ def test_what_gates_read_is_standardised_and_constant_channels_say_nothing() -> 
     scales, shift = 10.0 ** torch.arange(-3, 3).double(), torch.tensor([0, 0, 0, 0, 0, 7.0]).double()
     keeps = torch.tensor([1, 1, 1, 1, 1, 0]).double()  # the last channel is 7 everywhere
     other = replace(call, sent=call.messages * scales * keeps + shift)
-    torch.manual_seed(0)
-    network = module("_gate_networks").GateNetwork(call, 5).double()
-    torch.manual_seed(0)
-    same = module("_gate_networks").GateNetwork(other, 5).double()
-    assert same.deviation[-1] == math.inf
+    network, same = network_of(call), network_of(other)
     with torch.no_grad():
         message = network.layers[0].weight[:, -1].clone()
         network.layers[0].weight[:, -1] = 0
@@ -427,8 +433,25 @@ def test_what_gates_read_is_standardised_and_constant_channels_say_nothing() -> 
         torch.testing.assert_close(found, expected)  # whatever the scales
         network.layers[0].weight[:, -1] = message
         assert not torch.allclose(network.read(call), expected)
-        moved = replace(other, sent=other.messages + shift)
-        torch.testing.assert_close(same.read(moved), expected)
+        assert not torch.allclose(
+            same.read(replace(other, sent=other.messages + shift)), expected
+        )  # it varies after all
+
+
+def test_the_scale_of_what_gates_read_is_that_of_all_parts() -> None:
+    subject, graphs = contract_subject(2), random_graphs(9, "objective")
+    with make(subject).gates() as gates:
+        whole = module("_gate_networks").Probe([gates.record(graphs)], 5, 0.4, 9.0, 1)
+        for most in (1, 20):
+            parts = (gates.record(part.batch) for part in graphs.parts(most))
+            torch.testing.assert_close(
+                module("_gate_networks").Probe(parts, 5, 0.4, 9.0, 1).state_dict(), whole.state_dict()
+            )
+        call = gates.record(graphs).calls[0]
+    assert bool((network_of(call).deviation > 0).all())
+    edge = slice(0, 1)
+    alone = replace(call, sent=call.messages[edge], source=call.source[edge], target=call.target[edge])
+    assert network_of(alone).deviation.tolist() == [1.0] * len(network_of(alone).deviation)  # one edge tells no scale
 
 
 @pytest.mark.parametrize(
@@ -445,44 +468,84 @@ def test_an_infeasible_fit_says_what_failed_and_what_it_came_to() -> None:
         few.fit()
     assert (few.figures["restarts"], few.figures["retained"], few.figures["nearly_all"]) == (0, 1, 1)
     assert few.figures["unsettled"] == 1
-    closed = make(contract_subject(1), steps=2, restarts=0, max_changed=1.0)
-    verdict = module("_constraint").Verdict(0.5, 0.25, 9.0)
-    closed._train = lambda _: module("graphmask").Checkpoint({}, verdict, 0.125)
+    closed = make(contract_subject(1), steps=2, restarts=1, max_changed=1.0)
+    found = [
+        (module("_constraint").Verdict(0.5, 0.25, 9.0), 0.125),
+        (module("_constraint").Verdict(0.6, 0.5, 12.0), 0.5),
+    ]
+    attempts = iter(found)
+
+    def train(_: int) -> Any:
+        closed.figures = {}
+        return module("graphmask").Checkpoint({}, *next(attempts))
+
+    closed._train = train
     with pytest.raises(Infeasible) as refused:
         closed.fit()
-    assert str(refused.value).startswith("no probe in 1 attempts keeps mean D* within tolerance=0.03, with 3 standard")
+    assert str(refused.value).startswith("no probe in 2 attempts keeps mean D* within tolerance=0.03, with 3 standard")
+    assert (closed.figures["restarts"], closed.figures["divergence"]) == (0, 0.5)  # those of the attempt that it names
     assert "D* 0.5, 25.0% of predictions changed and retains 12.5%" in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("shares", "feasible", "rest"),
     [
-        ([0.5] * 3, [True] * 3, True),
-        ([0.5, 0.48, 0.47], [True] * 3, False),  # by a twentieth
-        ([0.5, 0.49, 0.49], [True] * 3, True),
-        ([1.0] * 3, [True] * 3, False),  # nothing was ever closed
-        ([0.3] * 3, [True, False, False], False),  # it would be sparser, but is infeasible
+        ([0.5] * 12, [True] * 12, True),
+        ([0.5] * 11, [True] * 11, False),  # too few to tell
+        ([0.5, *[0.48] * 10, 0.474], [True] * 12, False),  # by a twentieth
+        ([0.5, *[0.49] * 10, 0.476], [True] * 12, True),
+        ([0.3] * 12, [True, *[False] * 11], False),  # it would be sparser, but is infeasible
     ],
 )
-def test_a_fit_is_at_rest_where_it_fell_and_hardly_falls(shares: list[float], feasible: list[bool], rest: bool) -> None:
-    kinds = module("graphmask")
-
-    def check(share: float, ok: bool) -> Any:
-        return kinds.Checkpoint({}, module("_constraint").Verdict(0.0, 0.0, 0.5 if ok else 3.0), share)
-
-    progress = kinds._Progress(check(1.0, True), 2, 99)
-    progress.add(check(shares[0], True))
+def test_a_fit_is_at_rest_where_it_hardly_falls(shares: list[float], feasible: list[bool], rest: bool) -> None:
+    progress = module("graphmask")._Progress(checkpoint(0.5, shares[0]), stop_after=99, patience=99)
     for share, ok in zip(shares, feasible, strict=True):
-        progress.add(check(share, ok))
+        progress.add(checkpoint(0.5 if ok else 3.0, share))
     assert progress.at_rest == rest
 
 
-def test_a_multiplier_far_from_balance_is_not_at_rest() -> None:
-    """Two directions of length 1 cancel at weight 1, whose logarithm is 0."""
+def test_a_multiplier_far_from_balance_is_that_of_no_optimum() -> None:
+    """Two directions of length 1 cancel at weight 1, whose logarithm is 0; a slack constraint has none."""
     update = object.__new__(module("_updates").Controlled)
-    lates = [0.4, 1.4], [3.0, 1.5], [4.0, 1.5], [-2.75]
-    assert [update.balanced(late) for late in lates] == [True, True, False, False]
-    assert object.__new__(module("_updates").Lagrangian).balanced([9.0])
+    cases = [(1.4, 0.5), (2.6, 0.5), (2.6, 0.0), (-2.6, 0.5), (-2.6, 0.005)]
+    assert [update.balanced(*case) for case in cases] == [True, False, False, False, True]
+    assert object.__new__(module("_updates").Lagrangian).balanced(9.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("course", "multiplier", "update", "unsettled"),
+    [
+        ([1, 0.5, *[0.4] * 14], 0.5, "controlled", 0),
+        ([1, 0.5, *[0.4] * 14], 2.75, "controlled", 1),
+        ([1, 0.5, *[0.4] * 14], 2.75, "paper", 0),
+        ([0.97**k for k in range(16)], 0.5, "controlled", 1),
+        ([1.0] * 16, 0.5, "controlled", 1),  # nothing was ever closed
+    ],
+)
+def test_a_fit_says_whether_it_came_to_rest(
+    course: list[float], multiplier: float, update: str, unsettled: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One layer, and checks that show a course of shares, with a multiplier that moves by 0.1 around a value."""
+    method = make(contract_subject(1), steps=75, check_every=5, stop_after=99, update=update, **UNCONSTRAINED)
+    check, shares, seen = method._check, iter(course), list[float]()
+
+    def judge(*arguments: Any) -> Any:
+        return replace(check(*arguments), retained=next(shares))
+
+    def logarithm(_: Any) -> float:
+        seen.append(multiplier + 0.05 * (-1) ** len(seen))
+        return seen[-1]
+
+    method._check = judge
+    for kind in ("Controlled", "Lagrangian"):
+        monkeypatch.setattr(module("_updates").__dict__[kind], "log_multiplier", logarithm)
+    method._train(0)
+    figures = method.figures
+    assert figures["steps"] == 75
+    assert figures["unsettled"] == unsettled
+    assert figures["late_fall"] == pytest.approx(1 - course[15] / course[9])
+    assert figures["late_multiplier"] == pytest.approx(0.1)
+    assert figures["log_multiplier"] == pytest.approx(sum(seen[-7:]) / 7)
 
 
 @pytest.mark.parametrize("relu", [False, True])

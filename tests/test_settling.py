@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from attribench.checking.methods import contract_subject
+from attribench.checking.methods import contract_subject, random_graphs
 from attribench.plugins.registry import METHODS
 
 settling: Any = importlib.import_module(METHODS["graphmask"].__module__.rpartition(".")[0] + "._settling")
@@ -71,3 +72,52 @@ def test_a_few_steps_are_too_few_and_many_are_not(name: str) -> None:
     assert said == [False, True]
     if name == "graphmask-nonamortized":  # after ten small steps all gates are open
         assert bool((attribution.diagnostics["all_open"] == 1).any()) == bool(figures["nearly_all"])
+
+
+@pytest.mark.parametrize("name", ["graphmask-nonamortized", "gnnexplainer"])
+@pytest.mark.parametrize("steps", [10, 600])
+def test_where_parts_end_says_nothing_of_rest(name: str, steps: int) -> None:
+    subject, kind, said = contract_subject(2), METHODS[name], []
+    options = {"steps": steps, "learning_rate": 0.03}
+    if name == "graphmask-nonamortized":
+        options["check_every"] = 10
+    for most in (10**6, 10):
+        method: Any = kind(kind.Config(**options), subject=replace(subject, max_edges=most), seed=1)
+        method.fit()
+        method.explain(subject.validation)
+        said.append(method.figures)
+    assert said[0] == said[1]
+
+
+def test_graphs_without_edges_take_nothing_from_what_is_said() -> None:
+    kind, graphs = METHODS["graphmask-nonamortized"], random_graphs(5, "edges")
+    bare = replace(
+        graphs,
+        edge_index=graphs.edge_index[:, : int(graphs.edge_ptr[4])],
+        edge_ptr=graphs.edge_ptr.clamp(max=int(graphs.edge_ptr[4])),
+        edge_key=graphs.edge_key[: int(graphs.edge_ptr[4])],
+        edge={name: value[: int(graphs.edge_ptr[4])] for name, value in graphs.edge.items()},
+    )
+    assert bare.num_edges_per_graph.tolist()[-1] == 0
+    method: Any = kind(kind.Config(steps=10, learning_rate=0.001), subject=contract_subject(2), seed=1)
+    attribution = method.explain(bare)
+    assert method.figures == {"unsettled": 0.0, "nearly_all": 1.0}
+    assert attribution.diagnostics["all_open"].tolist() == [1.0] * 4 + [0.0]
+
+
+@pytest.mark.parametrize(("tolerance", "unsettled"), [(1e-9, 1), (1e6, 0)])
+def test_the_released_bottleneck_is_not_at_rest_beyond_its_tolerance(tolerance: float, unsettled: int) -> None:
+    kind = METHODS["information-bottleneck"]
+    options = {"steps": 600, "learning_rate": 0.02, "hidden": 8, "released_variant": True, "tolerance": tolerance}
+    method: Any = kind(kind.Config(**options), subject=contract_subject(2), seed=1)
+    method.fit()
+    assert method.figures["unsettled"] == unsettled
+
+
+def test_what_is_no_number_is_not_at_rest() -> None:
+    course = settling.Course()
+    assert course.unsettled
+    course.add([torch.tensor(3.0), torch.tensor(1.0), torch.tensor(1.0)])
+    assert not course.unsettled
+    course.add([torch.tensor(3.0), torch.tensor(torch.nan), torch.tensor(1.0)])
+    assert course.unsettled

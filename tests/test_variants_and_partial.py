@@ -192,6 +192,14 @@ def test_variants_have_rows_of_their_own(cli: Command) -> None:
     assert sorted(r["content"]["method_config"]["steps"] for r in records) == [5, 6]
 
 
+def test_an_infeasible_cell_has_the_figures_of_its_fit(cli: Command) -> None:
+    code, out, _ = cli("run", "--methods", "graphmask[steps=2,restarts=0],gate-values", *SMALL, "--out", "r")
+    assert code == 1
+    assert "graphmask[steps=2,restarts=0] (unsettled, keeps nearly all)" in " ".join(out.split())
+    (row,) = read("scores").query("status == 'infeasible'").to_dict("records")
+    assert (row["fit_steps"], row["fit_retained"], row["fit_unsettled"]) == (2, 1, 1)
+
+
 def test_the_printed_table_tells_variants_apart(cli: Command) -> None:
     _, out, _ = cli("run", "--methods", ",".join(VARIANTS), *SMALL, "--out", "r", "--randomised-graphs", "0")
     assert "gnnexplainer[steps=5]" in out

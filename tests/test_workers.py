@@ -53,7 +53,7 @@ from attribench.storing.cells import CellStore
 from attribench.storing.models import ModelCache
 from attribench.storing.records import StoredScores
 
-bottleneck: Any = importlib.import_module("attribench.methods.information_bottleneck")
+moments_of: Any = importlib.import_module("attribench.methods._moments")
 HANG = 30.0
 """Seconds after which what is awaited counts as lost."""
 CPU = torch.device("cpu")
@@ -547,7 +547,7 @@ def test_pooled_moments_are_those_of_all_values(counts: tuple[int, ...]) -> None
     samples = [
         torch.randn(count, 4, generator=draw, dtype=torch.float64) * (k + 1) + k for k, count in enumerate(counts)
     ]
-    count, std, mean = reduce(bottleneck.pooled, map(moments, samples))
+    count, std, mean = reduce(moments_of.pooled, map(moments, samples))
     expected = moments(torch.cat(samples))
     assert count == expected[0]
     torch.testing.assert_close((std, mean), expected[1:], rtol=1e-12, atol=1e-12)
@@ -558,7 +558,7 @@ def test_pooled_moments_are_those_of_all_values(counts: tuple[int, ...]) -> None
 def test_a_part_without_messages_changes_no_moment(place: int) -> None:
     samples = [torch.arange(8.0).view(4, 2), torch.ones(3, 2)]
     samples.insert(place, torch.empty(0, 2))
-    count, std, mean = reduce(bottleneck.pooled, map(moments, samples))
+    count, std, mean = reduce(moments_of.pooled, map(moments, samples))
     expected = moments(torch.cat(samples))
     assert count == expected[0]
     torch.testing.assert_close((std, mean), expected[1:])

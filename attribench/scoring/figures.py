@@ -202,12 +202,12 @@ CATALOGUE: tuple[Figure, ...] = (
     _neither("fit_unsettled", "the optimiser did not come to rest: what it minimises still fell when its steps were "
              "over, its multiplier is far from balance, or nothing that it tried serves", unit="yes or no",
              note="unsettled"),
-    _neither("fit_nearly_all", "the constraint was met only by retaining over 80%: the model needs them, or the "
-             "optimiser found no better", unit="yes or no", note="keeps nearly all"),
+    _neither("fit_nearly_all", "no mask within the constraint was found that retains at most 80%: the model needs "
+             "more, or the optimiser found no better", unit="yes or no", note="keeps nearly all"),
     _neither("fit_late_fall", "part of what is retained by which that fell over the last checks"),
     _neither("fit_late_multiplier", "how far the multiplier's logarithm moved over the last checks", unit="any"),
-    _neither("fit_log_multiplier", "logarithm of the multiplier at the end; of graphmask's own rule, 0 is balance",
-             unit="any"),
+    _neither("fit_log_multiplier", "mean logarithm of the multiplier at the last checks; of graphmask's own rule, 0 is "
+             "balance", unit="any"),
     _neither("fit_restarts", "further attempts after a collapse", unit="count"),
     _neither("fit_restored", "times that training went back to its best checkpoint", unit="count"),
     _neither("fit_steps", "steps that were made in the last attempt", unit="count"),

@@ -26,7 +26,7 @@ from ..scoring import (
 )
 from .decision import Decision, choose_by_f1, choose_by_metric, choose_on_paper_grid
 from .fidelity import gold_alone
-from .row import Scores
+from .row import Scores, of_fit
 from .scorers import Made, Scorer, Value, scorers
 from .view import View, masked_output
 
@@ -218,7 +218,7 @@ def score_method(
     else:
         with Judge(problem, max_edges) as judge:
             rows = judge.method_and_controls(cell.method, attributions, cell.controls_stream)
-    rows[0].figures |= {f"fit_{name}": value for name, value in figures.items()}
+    rows[0].figures |= of_fit(figures)
     if complete is not None:
         for row in rows:
             _name_unfinished(row, complete)

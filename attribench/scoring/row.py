@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,3 +32,8 @@ class Scores:
     layers: list[dict[str, Value]] = field(default_factory=list)
     unfinished: list[int] = field(default_factory=list)
     mask: np.ndarray | None = None
+
+
+def of_fit(figures: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what a method says of its fit under the names of its columns."""
+    return {f"fit_{name}": value for name, value in figures.items()}

@@ -15,7 +15,7 @@ from ..base.files import write_atomically
 from ..base.names import base_name
 from ..base.pieces import Cell, ProblemSpec, varied
 from ..scoring.figures import CATALOGUE, LAST, Table, entry_of
-from ..scoring.row import Scores
+from ..scoring.row import Scores, of_fit
 from ..storing.records import About, ProblemResult, Result
 from .glossary import glossary
 
@@ -94,7 +94,13 @@ class Report:
     def scores(self) -> pd.DataFrame:
         """Return one row per cell and control."""
         rows = [
-            {**_identity(r), "status": r.record.status, "reason": r.record.reason, "kind": "method"}
+            {
+                **_identity(r),
+                "status": r.record.status,
+                "reason": r.record.reason,
+                "kind": "method",
+                **of_fit(r.record.figures),
+            }
             for r in self.results
             if not r.rows
         ]
