@@ -113,7 +113,7 @@ def test_cards_are_of_named_tasks(command: Command) -> None:
         ("toy", set()),
         ("layers", set()),
         ("srl", set()),
-        ("graphmask", {"text-0", "text-1", "text-2", "scales"}),
+        ("graphmask", {"text-0", "text-1", "text-2"}),
     ],
 )
 def test_the_reference_results_are_those_of_the_study(name: str, to_be_made: set[str]) -> None:
