@@ -21,8 +21,10 @@ from .base.progress import Progress, Tracker
 from .plugins.configs import Overrides, as_dict, as_overrides
 from .plugins.registry import TASKS, load_plugin
 from .running import cleaning
+from .running.execution import Execution
+from .running.expected import Expected
 from .running.folder import add_run, data_dirs, known_part, read_plans, refuse_conflicts
-from .running.here import perform_here
+from .running.here import Here
 from .running.options import RunOptions, results_folder, run_options
 from .running.outlook import Outlook, outlook
 from .running.plan import Plan, select_device
@@ -161,16 +163,19 @@ def _run(plan: Plan, folder: Path, options: RunOptions, progress: Progress) -> E
     keys = [runner.keys[cell] for cell in plan.cells()]
     others = add_run(folder, plan, keys, about(plan), extra)
     remove_old_drafts(folder, cache.folder)
-    done: dict[Cell, None] = {}
+    done: dict[Cell, Result] = {}
+    expected = Expected(cache.folder.parent / "seconds.json", runner.configs)
     with progress:
-        workers = Workers(runner, jobs, options.cell_timeout, options.overwrite)
+        timeout, overwrite = options.cell_timeout, options.overwrite
+        performer = Workers(runner, progress, jobs, timeout, overwrite) if jobs else Here(runner, progress)
         try:
-            for cell in workers.perform(progress) if jobs else perform_here(runner, progress):
-                done[cell] = None
+            for cell in Execution(runner, performer, expected).cells(progress):
+                done[cell] = runner.load(cell)  # read while there is time
         except KeyboardInterrupt:
             pass  # what is done is kept and told
+    expected.save()
     planned = plan.cells()
-    results = [runner.load(cell) for cell in planned if cell in done]
+    results = [done[cell] for cell in planned if cell in done]
     problems = {spec: runner.load_problem(spec) for spec in plan.problems()}
     tables = _Tables(folder, results, problems, about(plan))
     for entry in reversed(others):

@@ -11,7 +11,7 @@ from command_helpers import Command, exit_code
 from hostile_helpers import TINY, Folder, assert_clear, guarded, tree
 
 from attribench.plugins.registry import METHODS, TASKS
-from attribench.running.pool import Workers
+from attribench.running.execution import Execution
 from attribench.running.runner import Runner
 
 
@@ -43,7 +43,7 @@ def refused(cli: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("something was done")
 
-    for owner, name in ((Runner, "problem"), (Runner, "perform"), (Runner, "rescore"), (Workers, "perform")):
+    for owner, name in ((Runner, "problem"), (Runner, "perform"), (Runner, "rescore"), (Execution, "cells")):
         monkeypatch.setattr(owner, name, refuse)
     set_num_threads = torch.set_num_threads
     monkeypatch.setattr(torch, "set_num_threads", lambda n: set_num_threads(n) if n < 1000 else refuse())

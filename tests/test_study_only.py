@@ -9,12 +9,12 @@ import pytest
 from command_helpers import Command, exit_code
 from hostile_helpers import assert_clear
 
-from attribench import api
 from attribench.base.errors import UserError
 from attribench.base.pieces import Cell
 from attribench.base.portable import portable_digest
 from attribench.plugins.registry import METHODS, TASKS
 from attribench.running import keys
+from attribench.running.execution import Execution
 from attribench.running.keys import Keys
 from attribench.running.plan import Plan
 from attribench.telling.cards import Reference
@@ -233,7 +233,7 @@ def test_what_is_interrupted_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         yield
 
     before = files("kept")
-    monkeypatch.setattr(api, "perform_here", interrupted)
+    monkeypatch.setattr(Execution, "cells", interrupted)
     shutil.rmtree("work")
     assert study() == 130
     assert files("kept") == before

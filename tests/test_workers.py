@@ -1,4 +1,4 @@
-"""What a run is made of, piece by piece: the schedule, a cell's endings, parts of batches, progress."""
+"""What a run is made of, piece by piece: a cell's endings, worker processes, progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
 from pathlib import Path
@@ -38,16 +37,16 @@ from attribench.plugins.method import Attribution, Method
 from attribench.plugins.registry import METHODS, TASKS
 from attribench.plugins.task import Problem, Split, Task, TaskSeeds, Workshop
 from attribench.running import pool, printed, worker
+from attribench.running.execution import Execution
+from attribench.running.expected import Expected
 from attribench.running.options import Overwrite
 from attribench.running.plan import Plan
 from attribench.running.pool import Workers, default_jobs
 from attribench.running.runner import Runner
-from attribench.running.schedule import Schedule
 from attribench.running.speaking import Listening, Speaking
 from attribench.scoring.judge import Judge
 from attribench.storing.cells import CellStore
 from attribench.storing.models import ModelCache
-from attribench.storing.records import StoredScores
 
 HANG = 30.0
 """Seconds after which what is awaited counts as lost."""
@@ -61,118 +60,8 @@ def plan(methods: str = "integrated-gradients,gnnexplainer", seeds: int = 2, **o
     )
 
 
-@dataclass
-class Told:
-    """A runner that knows what is finished and how problems ended, and remembers what it was told."""
-
-    plan: Plan
-    done: set[Piece] = field(default_factory=set)
-    problems: dict[ProblemSpec, StoredScores | None] = field(default_factory=dict)
-    ended: list[tuple[Piece, str, str, str]] = field(default_factory=list)
-    store: CellStore = field(default_factory=lambda: CellStore(Path("r")))
-
-    def finished(self, item: Piece) -> bool:
-        return item in self.done
-
-    def load_problem(self, spec: ProblemSpec) -> StoredScores | None:
-        return self.problems.get(spec, StoredScores())
-
-    def end(self, item: Piece, status: str, reason: str, log: str = "") -> None:
-        self.ended.append((item, status, reason, log))
-
-
-def schedule(told: Told) -> Schedule:
-    return Schedule(cast(Runner, told))
-
-
-def take_all(pieces: Schedule) -> list[Piece]:
-    return list(iter(pieces.next, None))
-
-
-def test_a_problems_cells_come_after_it_in_the_order_of_the_plan() -> None:
-    told = Told(plan())
-    pieces = schedule(told)
-    first, second = told.plan.problems()
-    cells = told.plan.cells()
-    assert take_all(pieces) == [first, second]
-    assert bool(pieces)
-    assert pieces.done(second) == []
-    assert take_all(pieces) == cells[2:]
-    assert pieces.done(first) == []
-    assert take_all(pieces) == cells[:2]
-    assert not pieces
-    assert [pieces.done(cell) for cell in cells] == [[cell] for cell in cells]
-    assert told.ended == []
-
-
-def test_what_is_finished_is_not_done_again() -> None:
-    told = Told(plan())
-    first, second = told.plan.problems()
-    cells = told.plan.cells()
-    told.done = {first, cells[0], cells[2], cells[3]}
-    pieces = schedule(told)
-    assert pieces.finished == [cells[0], cells[2], cells[3]]
-    assert take_all(pieces) == [cells[1], second]  # whose own figures are not there
-    assert not schedule(Told(told.plan, {first, second, *cells}))
-
-
-@pytest.mark.parametrize(
-    ("stored", "ending"),
-    [
-        (StoredScores(status="failed", reason="no data", log="a traceback"), ("failed", "no data", "a traceback")),
-        (StoredScores(status="out-of-memory", reason="killed"), ("out-of-memory", "killed", "")),
-        (None, ("failed", "what is stored for its problem is not there, in r/cells: run it again", "")),
-        (StoredScores(status="refused", reason="graph 7 ..."), ("skipped", "graph 7 ...", "")),
-    ],
-)
-def test_a_problem_that_fails_ends_its_cells_and_no_others(
-    stored: StoredScores | None, ending: tuple[str, str, str]
-) -> None:
-    told = Told(plan())
-    first, second = told.plan.problems()
-    cells = told.plan.cells()
-    told.done, told.problems = {cells[0]}, {first: stored}
-    pieces = schedule(told)
-    assert take_all(pieces) == [first, second]
-    assert pieces.done(first) == [cells[1]]
-    assert told.ended == [(cells[1], *ending)]
-    assert pieces.done(second) == []
-    assert take_all(pieces) == cells[2:]
-
-
-def test_a_piece_that_is_taken_back_comes_after_the_others() -> None:
-    told = Told(plan())
-    told.done = set(told.plan.problems())
-    pieces, cells = schedule(told), told.plan.cells()
-    assert pieces.next() == cells[0]
-    pieces.later(cells[0])  # another process is doing it: do something else
-    assert take_all(pieces) == [*cells[1:], cells[0]]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_whatever_happens_every_cell_ends_once_and_after_its_problem(seed: int) -> None:
-    draw = torch.Generator().manual_seed(seed)
-
-    def chance() -> bool:
-        return bool(torch.rand((), generator=draw) < 0.3)
-
-    told = Told(plan("integrated-gradients,gnnexplainer,graphmask", seeds=4))
-    everything: list[Piece] = [*told.plan.cells(), *told.plan.problems()]
-    told.done = {item for item in everything if chance()}
-    told.problems = {item: StoredScores(status="failed") for item in told.plan.problems() if chance()}
-    pieces = schedule(told)
-    ended, running, known = list(pieces.finished), list[Piece](), set(told.done)
-    while pieces or running:
-        if (item := pieces.next()) is not None:
-            assert isinstance(item, ProblemSpec) or item.problem in known
-            running.append(item)
-        elif chance():
-            pieces.later(running.pop(0))
-        else:
-            item = running.pop()
-            known |= {item} if isinstance(item, ProblemSpec) and item not in told.problems else set()
-            ended += pieces.done(item)
-    assert sorted(map(str, ended)) == sorted(map(str, told.plan.cells()))
+def workers(runner: Runner, timeout: float | None = None) -> Workers:
+    return Workers(runner, Progress(Console(quiet=True)), 2, timeout, "failed")
 
 
 def test_what_a_piece_is_called() -> None:
@@ -613,15 +502,16 @@ def test_a_folder_that_cannot_be_written_ends_the_run(tiny: Callable[..., Runner
 
 def test_a_process_that_was_killed_is_tried_again_with_fewer_edges(tiny: Callable[..., Runner]) -> None:
     runner = tiny(max_edges=400)
-    crew = Workers(runner, 2, None, "failed")
+    crew = workers(runner)
+    execution = Execution(runner, crew, Expected(None, {}))
     cell = pieces_of(runner)[1]
     expired = ProcessExpired("gone", code=-signal.SIGKILL)
     limits = []
     for again in (True, True, True, False):
-        limits.append(crew._limit(cell))
+        limits.append(execution.limit(cell))
         future: Future[bool] = Future()
         future.set_exception(expired)
-        assert crew._again(cell, future) == again
+        assert execution.settled(crew.ended(cell, future)) != again
     assert limits == [400, 100, 25, 6]
     record = runner.load(cast(Cell, cell)).record
     assert (record.status, record.reason) == (
@@ -649,7 +539,8 @@ def test_what_a_worker_could_not_record_is_recorded_with_what_it_printed(
     path.write_text("x" * printed.MAX_OUTPUT + "the end")
     future: Future[bool] = Future()
     future.set_exception(error)
-    assert not Workers(runner, 2, 2.5, "failed")._again(cell, future)
+    crew = workers(runner, timeout=2.5)
+    assert Execution(runner, crew, Expected(None, {})).settled(crew.ended(cell, future))
     record = runner.load(cell).record
     assert (record.status, record.reason) == (status, reason)
     log = (runner.store.cells / runner.keys[cell] / "log.txt").read_text()
@@ -663,7 +554,7 @@ def test_a_full_folder_in_a_worker_ends_the_run(tiny: Callable[..., Runner]) -> 
     future: Future[bool] = Future()
     future.set_exception(StorageError("no room"))
     with pytest.raises(StorageError, match="no room"):
-        Workers(runner, 2, None, "failed")._again(pieces_of(runner)[1], future)
+        workers(runner).ended(pieces_of(runner)[1], future)
     assert not (runner.store.cells / runner.keys[pieces_of(runner)[1]]).exists()
 
 

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..base.pieces import Cell
+from ..base.pieces import Piece
 from ..base.progress import Progress, Tracker
+from .performer import Ended, Performer
 from .runner import Runner
-from .schedule import Schedule
 
 
-def perform_here(runner: Runner, progress: Progress) -> Iterator[Cell]:
-    """Perform all pieces in this process; yield each cell when it is done."""
-    tracker = Tracker(lambda *report: progress.phase(0, *report))
-    runner.track = tracker
-    schedule, total = Schedule(runner), len(runner.plan.cells())
-    yield from schedule.finished
-    done = len(schedule.finished)
-    while (piece := schedule.next()) is not None:
-        progress.overall(piece.title, done, total)
-        runner.perform(piece)
-        tracker.end()
-        for cell in schedule.done(piece):
-            done += 1
-            progress.ended(cell.title, runner.status(cell), done, total)
-            yield cell
+class Here(Performer):
+    """This process.
+
+    Args:
+        runner: performs the pieces.
+        progress: where to show how far they are.
+    """
+
+    slots = 1
+
+    def __init__(self, runner: Runner, progress: Progress) -> None:
+        self._runner = runner
+        self._tracker = runner.track = Tracker(lambda *report: progress.phase(0, *report))
+        self._begun: list[tuple[Piece, int]] = []
+
+    def start(self, piece: Piece, max_edges: int) -> None:
+        """Take note of a piece, which is performed when it is waited for."""
+        self._begun.append((piece, max_edges))
+
+    def wait(self) -> Iterator[Ended]:
+        """Perform what was begun."""
+        while self._begun:
+            piece, max_edges = self._begun.pop()
+            self._runner.perform(piece, max_edges)
+            self._tracker.end()
+            yield Ended(piece)

@@ -7,144 +7,130 @@ Processes are managed by Pebble, which ends a worker at its time limit and repla
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
-import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Self
 
 from pebble import ProcessExpired, ProcessPool
 
 from ..base.errors import StorageError, UserError, first_line
 from ..base.pieces import Cell, Piece
 from ..base.progress import Progress
-from ..explaining.job import ATTEMPTS, FAULTS, SMALLER
+from ..explaining.job import FAULTS
 from .options import Overwrite
+from .performer import Ended, How, Performer
 from .plan import Plan
 from .printed import clear_output, output, take_output
 from .processes import context, warm_up
 from .runner import Runner
-from .schedule import Schedule
 from .speaking import Listening
 from .worker import perform, start
 
-logger = logging.getLogger(__name__)
-
-BUSY_SECONDS = 1.0
-"""How often to look whether another process has finished what it is doing."""
+WAIT_SECONDS = 1.0
+"""How long to wait for some piece to end, before it is shown again what is being done."""
 
 MOST_BROKEN = 5
 """How often all processes may have to be started anew because one died while it had nothing to do."""
 
 
-class Workers:
+class Workers(Performer):
     """Worker processes.
 
     Args:
-        runner: of the parent process; it records what a worker could not.
+        runner: of this process.
+        progress: where to show how far the pieces are.
         jobs: how many processes.
         timeout: seconds that a cell may take; None for no limit.
         overwrite: as for the runner.
     """
 
-    def __init__(self, runner: Runner, jobs: int, timeout: float | None, overwrite: Overwrite) -> None:
-        self.runner = runner
-        self.jobs = jobs
-        self.timeout = timeout
+    def __init__(
+        self, runner: Runner, progress: Progress, jobs: int, timeout: float | None, overwrite: Overwrite
+    ) -> None:
+        self.slots = jobs
+        self._runner = runner
+        self._progress = progress
+        self._timeout = timeout
         self._overwrite = overwrite
-        self._killed: Counter[Piece] = Counter()
+        self._running: dict[Future[bool], Piece] = {}
+        self._broken = 0
+        self._processes = contextlib.ExitStack()  # what has to be ended with them
+        self._pool: ProcessPool | None = None
 
-    def perform(self, progress: Progress) -> Iterator[Cell]:
-        """Perform all pieces; yield each cell when it is done.
+    def __enter__(self) -> Self:
+        clear_output(self._runner)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None and self._pool is not None:
+            self._pool.close()
+        self._end()
+
+    def start(self, piece: Piece, max_edges: int) -> None:
+        """Hand a piece to a process; where there are none, they are started."""
+        if self._pool is None:
+            self._pool = self._started()
+        timeout = self._timeout if isinstance(piece, Cell) else None
+        self._running[self._pool.schedule(perform, (piece, max_edges), timeout=timeout)] = piece
+
+    def wait(self) -> Iterator[Ended]:
+        """Wait for a piece to end; yield those that did."""
+        ready, _ = wait(self._running, timeout=WAIT_SECONDS, return_when=FIRST_COMPLETED)
+        for future in ready:
+            try:
+                ended = self.ended(self._running[future], future)
+            except BrokenProcessPool as error:
+                self._broken += 1
+                if self._broken > MOST_BROKEN:
+                    raise UserError(
+                        "expected worker processes that start; they ended before they did anything: see what they say "
+                        "with --jobs 0"
+                    ) from error
+                lost, self._running = self._running, {}
+                self._end()
+                for piece in lost.values():
+                    yield Ended(piece, "lost")
+                return
+            del self._running[future]
+            yield ended
+
+    def ended(self, piece: Piece, future: Future[bool]) -> Ended:
+        """Return how a piece ended.
 
         Raises:
-            StorageError: when a worker could not write; all others are ended.
+            BrokenProcessPool: when it is not the piece's doing: all processes have to be started anew.
         """
-        clear_output(self.runner)
-        schedule, total = Schedule(self.runner), len(self.runner.plan.cells())
-        yield from schedule.finished
-        done = len(schedule.finished)
-        broken = 0
-        while schedule:
-            running: dict[Future[bool], Piece] = {}
-            with Listening(progress) as address, self._pool(address) as pool:
-                while schedule or running:
-                    while len(running) < self.jobs and (piece := schedule.next()) is not None:
-                        timeout = self.timeout if isinstance(piece, Cell) else None
-                        running[pool.schedule(perform, (piece, self._limit(piece)), timeout=timeout)] = piece
-                    progress.overall(", ".join(sorted({piece.task for piece in running.values()})), done, total)
-                    ready, _ = wait(running, timeout=BUSY_SECONDS, return_when=FIRST_COMPLETED)
-                    try:
-                        for future in ready:
-                            if self._again(running[future], future):
-                                schedule.later(running.pop(future))
-                                continue
-                            for cell in schedule.done(running.pop(future)):
-                                done += 1
-                                progress.ended(cell.title, self.runner.status(cell), done, total)
-                                yield cell
-                    except BrokenProcessPool as error:
-                        broken += 1
-                        if broken > MOST_BROKEN:
-                            raise UserError(
-                                "expected worker processes that start; they ended before they did anything: see what "
-                                "they say with --jobs 0"
-                            ) from error
-                        for waiting in running.values():
-                            schedule.later(waiting)
-                        break
-
-    @contextlib.contextmanager
-    def _pool(self, address: tuple[Any, bytes]) -> Iterator[ProcessPool]:
-        store, cache = self.runner.store.root, self.runner.cache.folder.parent
-        arguments = (self.runner.plan, store, cache, self._overwrite, self.timeout, os.getpid(), *address)
-        warm_up()
-        pool = ProcessPool(self.jobs, initializer=start, initargs=arguments, context=context())
+        how: How
         try:
-            yield pool
-            pool.close()
-        finally:
-            pool.stop()
-            pool.join()
-
-    def _limit(self, piece: Piece) -> int:
-        """Return the most edges of a pass: fewer where a process was killed over it."""
-        smaller: int = SMALLER ** self._killed[piece]
-        return max(1, self.runner.plan.max_edges // smaller)
-
-    def _again(self, piece: Piece, future: Future[bool]) -> bool:
-        """Say whether a piece has to be done again; record what its worker could not."""
-        try:
-            performed = future.result()
+            return Ended(piece, "performed" if future.result() else "busy")
         except (StorageError, BrokenProcessPool):
             raise
         except TimeoutError:
-            self._end(piece, "timeout", f"took more than {self.timeout:g} s (--cell-timeout)")
+            how, reason = "timeout", f"took more than {self._timeout:g} s (--cell-timeout)"
         except ProcessExpired as error:
-            limit = self._limit(piece)
-            self._killed[piece] += 1
-            if error.exitcode != -signal.SIGKILL:
-                self._end(piece, "failed", f"its process ended with {_exit(error.exitcode)}")
-            elif self._killed[piece] == ATTEMPTS:
-                reason = f"its process was killed {ATTEMPTS} times, most likely for memory; the last time with at most "
-                self._end(piece, "out-of-memory", f"{reason}{limit} edges a pass")
-            else:
-                logger.warning("%s: its process was killed; trying again with smaller passes", piece.title)
-                return True
+            killed = error.exitcode == -signal.SIGKILL
+            how, reason = "killed" if killed else "failed", f"its process ended with {_exit(error.exitcode)}"
         except FAULTS as error:
-            self._end(piece, "failed", first_line(error))
-        else:
-            if not performed:
-                time.sleep(BUSY_SECONDS)
-            return not performed
-        return False
+            how, reason = "failed", first_line(error)
+        return Ended(piece, how, reason, take_output(output(self._runner, piece, os.getpid())))
 
-    def _end(self, piece: Piece, status: str, reason: str) -> None:
-        self.runner.end(piece, status, reason, take_output(output(self.runner, piece, os.getpid())))
+    def _started(self) -> ProcessPool:
+        address = self._processes.enter_context(Listening(self._progress))
+        store, cache = self._runner.store.root, self._runner.cache.folder.parent
+        arguments = (self._runner.plan, store, cache, self._overwrite, self._timeout, os.getpid(), *address)
+        warm_up()
+        pool = ProcessPool(self.slots, initializer=start, initargs=arguments, context=context())
+        self._processes.callback(pool.join)
+        self._processes.callback(pool.stop)
+        return pool
+
+    def _end(self) -> None:
+        """End all processes."""
+        self._pool = None
+        self._processes.close()
 
 
 def _exit(code: int | None) -> str:

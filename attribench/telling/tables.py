@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import chain, combinations
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, cached_property, partial, wraps
+from itertools import chain, combinations, groupby
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,6 +25,22 @@ FIRST = [*KEYS, "status", "reason"]
 NOTED = [figure.name for figure in CATALOGUE if figure.note]
 CONFIDENCE_CELLS = 3
 """Fewest cells for a t interval of the mean over seeds."""
+
+GRAPHS_AT_ONCE = 50_000
+"""Rows of ``per_graph.csv`` that are made together: many, since every frame costs as much as a thousand rows."""
+
+
+def _once(view: Callable[[Report], pd.DataFrame]) -> Callable[[Report], pd.DataFrame]:
+    """Compute a table once for a report; everybody gets a copy (a decorator)."""
+
+    @wraps(view)
+    def get(report: Report) -> pd.DataFrame:
+        kept: dict[Any, pd.DataFrame] = report.__dict__.setdefault("_views", {})
+        if view not in kept:
+            kept[view] = view(report)
+        return kept[view].copy()
+
+    return get
 
 
 class Report:
@@ -49,6 +65,7 @@ class Report:
 
     def part(self, cells: Collection[Cell]) -> Report:
         """Return the tables of some cells and their problems alone."""
+        cells = set(cells)
         problems = {cell.problem for cell in cells}
         return Report(
             [result for result in self.results if result.cell in cells],
@@ -56,8 +73,9 @@ class Report:
             self.about,
         )
 
+    @cached_property
     def _rows(self) -> list[tuple[dict[str, Any], Scores]]:
-        """Return every scored row with the columns that identify it; a problem's controls come after its methods."""
+        """Every scored row with the columns that identify it; a problem's controls come after its methods."""
         rows = [
             (
                 {
@@ -72,14 +90,13 @@ class Report:
             for result in self.results
             for row in result.rows
         ]
+        fit_seeds: dict[ProblemSpec, dict[int, None]] = {}
+        for result in self.results:
+            fit_seeds.setdefault(result.cell.problem, {})[result.cell.fit_seed] = None
         for problem in self.problems:
-            fit_seeds = dict.fromkeys(
-                r.cell.fit_seed
-                for r in self.results
-                if r.cell.problem == ProblemSpec(problem.task, problem.data_seed, problem.model_seed)
-            )
+            spec = ProblemSpec(problem.task, problem.data_seed, problem.model_seed)
             for row in problem.rows:
-                for fit_seed in fit_seeds:
+                for fit_seed in fit_seeds.get(spec, ()):
                     identity = dict(
                         task=problem.task, method=row.method, data_seed=problem.data_seed,
                         model_seed=problem.model_seed, fit_seed=fit_seed, status="ok", reason="", kind=row.kind,
@@ -91,6 +108,7 @@ class Report:
         """Return the tasks, in the order of the run."""
         return list(dict.fromkeys(result.cell.task for result in self.results))
 
+    @_once
     def scores(self) -> pd.DataFrame:
         """Return one row per cell and control."""
         rows = [
@@ -104,7 +122,7 @@ class Report:
             for r in self.results
             if not r.rows
         ]
-        rows += [{**identity, **row.figures} for identity, row in self._rows()]
+        rows += [{**identity, **row.figures} for identity, row in self._rows]
         frame = self._sorted(pd.DataFrame(rows))
         problems = zip(frame["task"], frame["data_seed"], frame["model_seed"], strict=True)
         frame["gold_confirmed"] = [self._confirmed.get(problem) for problem in problems]
@@ -114,17 +132,19 @@ class Report:
         return frame.reindex(columns=[*leading, *others])
 
     def per_graph(self) -> Iterator[pd.DataFrame]:
-        """Yield one row per test graph, a table per cell or control, so that they need not be in memory together."""
-        rows = self._rows()
+        """Yield one row per test graph of every cell or control, some thousand at a time: not all need be in memory."""
+        rows = self._rows
         order = self._sorted(pd.DataFrame([{**identity, "row": i} for i, (identity, _) in enumerate(rows)]))
         columns = list(dict.fromkeys(chain(KEYS, *(row.per_graph for _, row in rows))))
-        for i in order["row"] if rows else []:
-            identity, row = rows[i]
-            frame = pd.DataFrame(row.per_graph)
-            if row.unfinished:
-                frame = pd.concat([frame, pd.DataFrame({"graph": row.unfinished, "complete": False})])
-            yield frame.assign(**{key: identity[key] for key in KEYS}).reindex(columns=columns)
+        frames = (_of_graphs(*rows[i]) for i in order["row"]) if rows else iter(())
+        # Rows of other types are never in one frame, where they would be written in other ways.
+        for types, alike in groupby(frames, key=lambda arrays: [(name, x.dtype) for name, x in arrays.items()]):
+            names = [name for name, _ in types]
+            for several in _together(alike, GRAPHS_AT_ONCE):
+                joined = {name: np.concatenate([arrays[name] for arrays in several]) for name in names}
+                yield pd.DataFrame(joined).reindex(columns=columns)
 
+    @_once
     def layers(self) -> pd.DataFrame:
         """Return one row per cell or control and layer, with the task's metric without that layer's messages."""
         rows = [
@@ -135,17 +155,19 @@ class Report:
                     (identity["task"], identity["data_seed"], identity["model_seed"], k)
                 ),
             }
-            for identity, row in self._rows()
+            for identity, row in self._rows
             for k, layer in enumerate(row.layers)
         ]
         return self._sorted(pd.DataFrame(rows, columns=None if rows else KEYS))
 
+    @_once
     def costs(self) -> pd.DataFrame:
         """Return one row per cell; the only file besides ``run.json`` that differs between equal runs."""
         return self._sorted(
             pd.DataFrame([{**_identity(r), "status": r.record.status, **r.record.costs} for r in self.results])
         )
 
+    @_once
     def tasks(self) -> pd.DataFrame:
         """Return one row per problem: training, accuracy, audit, and the metric with one layer's messages dropped."""
         return pd.DataFrame(
@@ -161,6 +183,7 @@ class Report:
             ]
         )
 
+    @_once
     def comparison(self) -> pd.DataFrame:
         """Return one row per task and method: mean, spread and 95% t interval over cells, beside published figures."""
         scores = self.scores()
@@ -210,9 +233,9 @@ class Report:
             "layers": self.layers(),
             "costs": self.costs(),
             "tasks": self.tasks(),
-            "per_graph": chain.from_iterable(row.per_graph for _, row in self._rows()),
+            "per_graph": chain.from_iterable(row.per_graph for _, row in self._rows),
         }
-        told = {table: [str(c) for c in found if c not in KEYS] for table, found in columns.items()}
+        told = {table: [str(c) for c in dict.fromkeys(found) if c not in KEYS] for table, found in columns.items()}
         return glossary(told, dict(chain.from_iterable(about.meanings.items() for about in self.about.values())))
 
     def _sorted(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -274,19 +297,44 @@ def _of_any(told: pd.Series[Any]) -> bool | None:
     return bool(told.eq(True).any()) if told.notna().any() else None
 
 
-def _spread(name: str, values: Any) -> dict[str, float | None]:
+def _of_graphs(identity: Mapping[str, Any], row: Scores) -> dict[str, np.ndarray]:
+    """Return the columns of one row's graphs, with those that identify the row."""
+    columns = dict(row.per_graph)
+    if row.unfinished:
+        frame = pd.concat([pd.DataFrame(columns), pd.DataFrame({"graph": row.unfinished, "complete": False})])
+        columns = {str(name): frame[name].to_numpy() for name in frame}
+    count = len(next(iter(columns.values()), ()))
+    texts = {key: np.full(count, identity[key], dtype=object) for key in ("task", "method")}
+    return texts | {key: np.full(count, identity[key]) for key in KEYS if key not in texts} | columns
+
+
+def _together(frames: Iterable[dict[str, np.ndarray]], most: int) -> Iterator[list[dict[str, np.ndarray]]]:
+    """Yield runs of consecutive frames, of ``most`` rows and little more."""
+    run, count = list[dict[str, np.ndarray]](), 0
+    for arrays in frames:
+        run.append(arrays)
+        count += len(arrays["task"])
+        if count >= most:
+            yield run
+            run, count = [], 0
+    if run:
+        yield run
+
+
+@cache
+def _quantiles(freedom: int) -> tuple[float, float]:
+    """Return those of Student's t that a 95% interval lies between."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.025)), float(stdtrit(freedom, 0.975))
+
+
+def _spread(name: str, values: np.ndarray) -> dict[str, float | None]:
     """Return mean and standard deviation, and from 3 cells on the t interval of the mean (target: new models)."""
     count = len(values)
+    mean = float(values.mean()) if count else None
+    deviation = float(values.std(ddof=1)) if count > 1 else None
     low = high = None
-    if count >= CONFIDENCE_CELLS:
-        from scipy.stats import sem, t  # takes a second, which only intervals need
-
-        error = sem(values)
-        interval = t.interval(0.95, count - 1, values.mean(), error) if error else (values[0], values[0])
-        low, high = map(float, interval)
-    return {
-        f"{name}_mean": float(values.mean()) if count else None,
-        f"{name}_std": float(values.std(ddof=1)) if count > 1 else None,
-        f"{name}_low": low,
-        f"{name}_high": high,
-    }
+    if count >= CONFIDENCE_CELLS and mean is not None and deviation is not None:
+        low, high = (mean + quantile * deviation / count**0.5 for quantile in _quantiles(count - 1))
+    return {f"{name}_mean": mean, f"{name}_std": deviation, f"{name}_low": low, f"{name}_high": high}
