@@ -5,8 +5,10 @@ Heavy imports happen here and not in the command line, so that ``--help`` answer
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,19 +170,22 @@ def _run(plan: Plan, folder: Path, options: RunOptions, progress: Progress) -> E
     with progress:
         timeout, overwrite = options.cell_timeout, options.overwrite
         performer = Workers(runner, progress, jobs, timeout, overwrite) if jobs else Here(runner, progress)
+        execution = Execution(runner, performer, expected)
         try:
-            for cell in Execution(runner, performer, expected).cells(progress):
+            for cell in execution.cells(progress):
                 done[cell] = runner.load(cell)  # read while there is time
         except KeyboardInterrupt:
             pass  # what is done is kept and told
     expected.save()
-    planned = plan.cells()
+    start, planned = time.monotonic(), plan.cells()
     results = [done[cell] for cell in planned if cell in done]
     problems = {spec: runner.load_problem(spec) for spec in plan.problems()}
     tables = _Tables(folder, results, problems, about(plan))
     for entry in reversed(others):
         tables.add(entry, plan, Runner, cache)
-    return tables.ending(results, problems, len(done), len(planned))
+    ending = tables.ending(results, problems, len(done), len(planned))
+    taken = {"there": execution.seconds, "worked": execution.worked, "tables": time.monotonic() - start}
+    return replace(ending, seconds=taken)
 
 
 def score(

@@ -257,16 +257,20 @@ def bench(
     methods: Methods = None,
     task: Annotated[str, typer.Option(help="The task whose graphs are explained.")] = "toy",
     graphs: Annotated[int, typer.Option(min=10, help="How many are explained at once.")] = 500,
+    cells: Annotated[int, typer.Option(min=0, help="Also time a run of so many small cells.")] = 0,
     device: Device = None,
     threads: Threads = None,
     out: Annotated[Path, typer.Option(help="Folder for bench.csv.")] = Path("results/bench"),
     plugin: Plugins = None,
 ) -> None:
-    """Time methods against other implementations and against a bare forward and backward pass, within this run."""
+    """Time methods against other implementations, a bare pass and themselves: ratios, within this run.
+
+    Example: `python -m attribench bench --task toy --methods graphmask,gnnexplainer`
+    """
     import torch
 
+    from .bench import run_bench
     from .plugins.registry import METHODS, TASKS, load_plugin
-    from .running.bench import run_bench
     from .running.plan import select_device
 
     options = run_options({}, methods=methods, device=device, threads=threads, plugin=plugin)
@@ -274,7 +278,7 @@ def bench(
     for source in options.plugin:
         load_plugin(source)
     names, (name,) = METHODS.resolve(options.methods), TASKS.resolve([task])
-    run_bench(torch.device(select_device(options.device)), name, names, graphs, out, console())
+    run_bench(torch.device(select_device(options.device)), name, names, graphs, cells, out, console())
 
 
 def main() -> None:

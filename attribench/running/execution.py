@@ -35,6 +35,8 @@ class Execution:
         self._performer = performer
         self._expected = expected
         self._killed: Counter[Piece] = Counter()
+        #: Seconds that were there for work, those of all that is performed at a time, and those that were worked.
+        self.seconds, self.worked = 0.0, 0.0
 
     def cells(self, progress: Progress) -> Iterator[Cell]:
         """Perform all pieces; yield each cell when it is done.
@@ -47,7 +49,7 @@ class Execution:
         done = len(schedule.finished)
         if not schedule:
             return
-        performer, begun = self._performer, dict[Piece, float]()
+        performer, begun, start = self._performer, dict[Piece, float](), time.monotonic()
         with performer:
             while schedule or begun:
                 while len(begun) < performer.slots and (piece := schedule.next()) is not None:
@@ -56,7 +58,9 @@ class Execution:
                 names = [piece.title for piece in begun] if len(begun) == 1 else {piece.task for piece in begun}
                 progress.overall(", ".join(sorted(names)), done, total)
                 for ended in performer.wait():
-                    seconds = time.monotonic() - begun.pop(ended.piece)
+                    now = time.monotonic()
+                    self.seconds, seconds = performer.slots * (now - start), now - begun.pop(ended.piece)
+                    self.worked += ended.worked
                     if not self.settled(ended):
                         schedule.later(ended.piece)
                         continue

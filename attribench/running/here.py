@@ -33,6 +33,7 @@ class Here(Performer):
         """Perform what was begun."""
         while self._begun:
             piece, max_edges = self._begun.pop()
+            before = self._runner.worked
             self._runner.perform(piece, max_edges)
             self._tracker.end()
-            yield Ended(piece)
+            yield Ended(piece, worked=self._runner.worked - before)

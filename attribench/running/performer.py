@@ -22,12 +22,14 @@ class Ended:
             not begun. ``killed``: the process was, most likely for memory. ``failed``, ``timeout``: for good.
         reason: why, where it is not in the results folder.
         log: what it printed until then.
+        worked: seconds of building, explaining and scoring.
     """
 
     piece: Piece
     how: How = "performed"
     reason: str = ""
     log: str = ""
+    worked: float = 0.0
 
 
 class Performer(ABC):

@@ -55,7 +55,7 @@ class Workers(Performer):
         self._progress = progress
         self._timeout = timeout
         self._overwrite = overwrite
-        self._running: dict[Future[bool], Piece] = {}
+        self._running: dict[Future[float | None], Piece] = {}
         self._broken = 0
         self._processes = contextlib.ExitStack()  # what has to be ended with them
         self._pool: ProcessPool | None = None
@@ -97,7 +97,7 @@ class Workers(Performer):
             del self._running[future]
             yield ended
 
-    def ended(self, piece: Piece, future: Future[bool]) -> Ended:
+    def ended(self, piece: Piece, future: Future[float | None]) -> Ended:
         """Return how a piece ended.
 
         Raises:
@@ -105,7 +105,8 @@ class Workers(Performer):
         """
         how: How
         try:
-            return Ended(piece, "performed" if future.result() else "busy")
+            worked = future.result()
+            return Ended(piece, "busy") if worked is None else Ended(piece, worked=worked)
         except (StorageError, BrokenProcessPool):
             raise
         except TimeoutError:

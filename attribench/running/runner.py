@@ -8,8 +8,10 @@ run has done it.
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +64,8 @@ class Runner:
         self.track = track
         self.device = torch.device(plan.device)
         self.problems = Problems(plan, self.keys, cache, lambda *given, **named: self.track(*given, **named))
+        #: Seconds of building, explaining and scoring so far, without what keeping it takes.
+        self.worked = 0.0
         self._finished: dict[Cell, Result] = {}
         self._last: tuple[ProblemSpec, StoredScores] | None = None  # of one problem: there may be thousands
 
@@ -89,6 +93,14 @@ class Runner:
             return False
         self._finished[piece] = Result.of(piece, record, scores)
         return True
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.worked += time.perf_counter() - start
 
     def perform(self, piece: Piece, max_edges: int | None = None, *, wait: bool = True) -> bool:
         """Do one piece of work, unless it is done; leave what came out in the results folder.
@@ -192,13 +204,14 @@ class Runner:
 
     def _score_problem(self, spec: ProblemSpec, key: str, max_edges: int) -> None:
         def score(limit: int) -> StoredScores:
-            with Judge(self.problem(spec), limit) as judge:
+            with self._working(), Judge(self.problem(spec), limit) as judge:
                 figures = {**judge.problem.figures, "gold_confirmed": judge.problem.gold_confirmed}
                 figures |= judge.predicted_without_messages() | judge.gold_alone()
                 rows, ablations, found = judge.problem_controls(), judge.ablations(), judge.problem.findings
                 logits = {name: recording.logits for name, recording in judge.recordings.items()}
-                self.store.save_problem(key, stored_problem(judge.problem, spec, logits))
-                return StoredScores(rows, figures=figures, ablations=ablations, findings=found)
+                kept = stored_problem(judge.problem, spec, logits)
+            self.store.save_problem(key, kept)
+            return StoredScores(rows, figures=figures, ablations=ablations, findings=found)
 
         self.store.save_scores(key, score_key(key), _scored(score, max_edges))
         self._last = None  # it was read to build the problem
@@ -223,14 +236,14 @@ class Runner:
     def _execute(self, cell: Cell, max_edges: int) -> Outcome:
         """Run a cell, whatever happens."""
         kind, config = METHODS[cell.method], self.configs[cell.method]
-
-        try:
-            problem = self.problem(cell.problem)
-        except StorageError:
-            raise
-        except FAULTS as error:
-            return Outcome(status_of(error), first_line(error), traceback.format_exc())
-        outcome = Job(kind, config, cell, problem, max_edges, self.plan.randomised_graphs, self.track).run()
+        with self._working():
+            try:
+                problem = self.problem(cell.problem)
+            except StorageError:
+                raise
+            except FAULTS as error:
+                return Outcome(status_of(error), first_line(error), traceback.format_exc())
+            outcome = Job(kind, config, cell, problem, max_edges, self.plan.randomised_graphs, self.track).run()
         if max_edges < self.plan.max_edges:
             outcome.costs.setdefault("max_edges", max_edges)
         if outcome.status in ("failed", "out-of-memory"):
@@ -262,11 +275,11 @@ class Runner:
         attributions = self.store.attributions(key, record, self.device)
 
         def score(limit: int) -> StoredScores:
-            problem = self.problem(cell.problem)
-            if found:
-                check(attributions, problem)
-            rows = score_method(cell, problem, attributions, record.figures, limit)
-            return StoredScores(rows)
+            with self._working():
+                problem = self.problem(cell.problem)
+                if found:
+                    check(attributions, problem)
+                return StoredScores(score_method(cell, problem, attributions, record.figures, limit))
 
         stored = _scored(score, max_edges)
         if stored.status != "ok":

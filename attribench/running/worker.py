@@ -76,8 +76,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def perform(piece: Piece, max_edges: int) -> bool:
-    """Perform a piece in a worker; an error of the file system that gets here is one of the results folder."""
+def perform(piece: Piece, max_edges: int) -> float | None:
+    """Perform a piece in a worker; return the seconds of its work, None where another process is at it.
+
+    An error of the file system that gets here is one of the results folder.
+    """
     assert _state is not None
     try:
         return _perform_and_listen(_state, piece, max_edges)
@@ -90,9 +93,10 @@ def perform(piece: Piece, max_edges: int) -> bool:
         ) from error
 
 
-def _perform_and_listen(state: _State, piece: Piece, max_edges: int) -> bool:
+def _perform_and_listen(state: _State, piece: Piece, max_edges: int) -> float | None:
     """Perform a piece; what it prints, and where it stands at the end of its time, goes to a file."""
     runner, tracker = state.runner, state.tracker
+    before = runner.worked
     tracker.prefix = f"{piece.title}: "
     path = output(runner, piece, state.parent)
     path.unlink(missing_ok=True)  # nothing is written through a link
@@ -113,4 +117,4 @@ def _perform_and_listen(state: _State, piece: Piece, max_edges: int) -> bool:
     printed = take_output(path)
     if printed and performed:
         runner.store.add_to_log(runner.keys[piece], printed)
-    return performed
+    return runner.worked - before if performed else None

@@ -90,6 +90,8 @@ class Ending:
         refused: tasks whose problem is not what the harness takes it for, with the reason.
         left_out: cells of the folder that its tables do not speak of, by why.
         done, planned: cells of the command; fewer are done after Ctrl-C.
+        seconds: that the command took: ``there``, for work, of all processes; ``worked``, of building, explaining and
+            scoring; ``tables``, until these were written.
     """
 
     report: Report
@@ -98,6 +100,7 @@ class Ending:
     left_out: Mapping[str, int] = field(default_factory=dict)
     done: int = 0
     planned: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Results:

@@ -1,18 +1,21 @@
-"""Timings as ratios inside one run: against other implementations, against a bare pass, and growth with the batch.
+"""Timings as ratios inside one run: two things each, said in words, and which way is better.
 
-Machines are shared and noisy, so every ratio compares two things measured in turn, several times, by their medians.
+Machines are shared and noisy, so every ratio compares what is measured in turn, several times, by medians; but a run of
+many cells, which is made once.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -21,49 +24,106 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from ..base.errors import UserError
-from ..base.files import write_atomically
-from ..base.names import base_name
-from ..explaining.costs import PeakMemory, Stopwatch
-from ..model.graphs import GraphBatch
-from ..plugins.configs import make_config, variant_options
-from ..plugins.method import Method, Subject
-from ..plugins.registry import METHODS, TASKS
-from ..plugins.task import Problem, TaskSeeds, Workshop, build_problem, without_cache
+from .api import run
+from .base.errors import UserError
+from .base.files import write_atomically
+from .base.names import base_name
+from .explaining.costs import PeakMemory, Stopwatch
+from .model.graphs import GraphBatch
+from .plugins.configs import make_config, variant_options
+from .plugins.method import Method, Subject
+from .plugins.registry import METHODS, TASKS
+from .plugins.task import Problem, TaskSeeds, Workshop, build_problem, without_cache
+from .scoring.judge import Judge
 
 GROWTH = 10
 """Factor between the two batch sizes of the growth figure."""
+
+PARTS = 8
+"""Parts in which scoring is timed."""
 
 ENOUGH_SECONDS = 120.0
 """Measuring that has taken longer than this is not repeated."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A row: ours, the other, and their ratio.
+
+    Args:
+        method: that was measured; empty where it is the harness.
+        ours_is, other_is: what was timed.
+        ours, other: seconds.
+        ratio: of both.
+        better: which way it is, or what is best.
+        peak_mib: peak memory of ours, where it was measured.
+    """
+
+    method: str
+    ours_is: str
+    ours: float
+    other_is: str
+    other: float
+    ratio: float
+    better: Literal["lower", "higher"]
+    peak_mib: float | None = None
+
+
 def run_bench(
-    device: torch.device, task: str, methods: list[str], num_graphs: int, out: Path, console: Console
+    device: torch.device, task: str, methods: list[str], num_graphs: int, cells: int, out: Path, console: Console
 ) -> None:
-    """Time the methods on ``num_graphs`` graphs of a task; print the table and write ``bench.csv``."""
-    problem = _problem(task, device, num_graphs * GROWTH)
-    bench = Bench(problem, num_graphs, device)
-    rows: list[dict[str, Any]] = []
+    """Time the methods on ``num_graphs`` graphs of a task, and a run of ``cells`` small ones; write ``bench.csv``."""
+    rows: list[Measured] = []
     for name in methods:
         if "[" in name:
             raise UserError(f"expected methods without options; bench times the defaults; got {name!r}")
+    problem = _problem(task, device, num_graphs * GROWTH)
+    bench = Bench(problem, num_graphs, device)
+    for name in methods:
         reason = METHODS[name].reason_against(bench.subject)
         if reason is not None:
             console.print(f"{name}: not timed: {reason}")
             continue
-        for measure in (bench.against_rivals, bench.step_over_bare_pass, bench.growth):
+        for measure in (bench.against_rivals, bench.step_over_bare_pass, bench.growth, bench.scoring_in_parts):
             rows += measure(METHODS[name])
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    frame = pd.DataFrame(rows).assign(task=task, device=where, threads=torch.get_num_threads())
+    if cells:
+        rows += many_cells(task, methods, cells, device)
+    where, threads = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", torch.get_num_threads()
+    frame = pd.DataFrame([asdict(row) for row in rows], columns=[field.name for field in fields(Measured)])
+    frame = frame.assign(task=task, device=where, threads=threads)
     write_atomically(out / "bench.csv", lambda draft: frame.to_csv(draft, index=False, float_format="%.4g"))
-    table = Table(title=f"{task}, {num_graphs} graphs, {where}, {torch.get_num_threads()} thread(s)", box=box.SIMPLE)
-    for heading in ("method", "what", "ours", "other", "ratio", "peak MiB"):
-        table.add_column(heading, justify="left" if heading in ("method", "what") else "right")
+    console.print(f"{task}, {num_graphs} graphs, {where}, {threads} thread(s)")
+    table = Table(box=box.SIMPLE)
+    for heading in ("method", "ours", "other"):
+        table.add_column(heading)
+    for heading in ("ratio", "better", "peak MiB"):
+        table.add_column(heading, justify="left" if heading == "better" else "right")
     for row in rows:
-        times, peak = (_seconds(row["ours"]), _seconds(row["other"])), row.get("peak_mib")
-        table.add_row(row["method"], row["what"], *times, f"{row['ratio']:.3g}", f"{peak:.0f}" if peak else "")
+        told = (f"{_seconds(time)}: {what}" for time, what in ((row.ours, row.ours_is), (row.other, row.other_is)))
+        table.add_row(row.method, *told, f"{row.ratio:.3g}", row.better, f"{row.peak_mib:.0f}" if row.peak_mib else "")
     console.print(table)
+
+
+def many_cells(task: str, methods: Sequence[str], count: int, device: torch.device) -> list[Measured]:
+    """Run ``count`` cells of a task and methods at the sizes they are tested with; return what is beside their work."""
+    settings = {base_name(task): dict(TASKS[task].quick), **{name: dict(METHODS[name].quick) for name in methods}}
+    with TemporaryDirectory() as folder:
+        results = run(
+            task=task, methods=",".join(methods), seeds=math.ceil(count / len(methods)), settings=settings,
+            device=str(device), threads=torch.get_num_threads(), out=f"{folder}/run", cache_dir=f"{folder}/cache",
+        )  # fmt: skip
+    assert results.ending is not None
+    taken, what = results.ending.seconds, f"a run of {results.ending.planned} small cells"
+    return [
+        Measured(
+            "", f"{what}, of all processes", taken["there"], "building, explaining and scoring in it", taken["worked"],
+            taken["there"] / taken["worked"], "lower",
+        ),
+        Measured(
+            "", f"tables of {what}", taken["tables"], "the run", taken["there"], taken["tables"] / taken["there"],
+            "lower",
+        ),
+    ]  # fmt: skip
 
 
 def _problem(task: str, device: torch.device, size: int) -> Problem:
@@ -86,6 +146,7 @@ class Bench:
     """Measures methods on one problem."""
 
     def __init__(self, problem: Problem, num_graphs: int, device: torch.device) -> None:
+        self.problem = problem
         self.subject = problem.subject()
         self.device = device
         self.many = problem.splits["test"].graphs
@@ -108,7 +169,7 @@ class Bench:
                     record.append(watch.seconds)
         return [statistics.median(record) for record in taken]
 
-    def against_rivals(self, kind: type[Method]) -> list[dict[str, Any]]:
+    def against_rivals(self, kind: type[Method]) -> list[Measured]:
         """Return seconds per graph of ours and of each rival that can, and how many times slower the rival is."""
         rows = []
         for rival in kind.rivals:
@@ -132,11 +193,16 @@ class Bench:
                     rival.explain(subject, batch, method.config)
 
             ours, theirs = self.seconds(partial(method.attribute, self.graphs), other, repeats=2)
-            per_graph = ours / self.graphs.num_graphs, theirs / count
-            rows.append(_row(kind, f"seconds per graph; {rival.name}", *per_graph, per_graph[1] / per_graph[0]))
+            ours, theirs = ours / self.graphs.num_graphs, theirs / count
+            rows.append(
+                Measured(
+                    kind.name, f"a graph, of {self.graphs.num_graphs} together", ours, f"a graph, by {rival.name}",
+                    theirs, theirs / ours, "higher",
+                )
+            )  # fmt: skip
         return rows
 
-    def step_over_bare_pass(self, kind: type[Method]) -> list[dict[str, Any]]:
+    def step_over_bare_pass(self, kind: type[Method]) -> list[Measured]:
         """Return the time of one optimisation step over a bare forward and backward pass of the same batch."""
         if kind.steps_option is None:
             return []
@@ -166,17 +232,12 @@ class Bench:
         short, long, passes = self.seconds(work(few), work(more), bare, repeats=7)
         subject.model.zero_grad()
         step, bare_pass = (long - short) / (more - few), passes / (more - few)
+        what = f"a step, on {batch.num_graphs} graphs"
         return [
-            _row(
-                kind,
-                f"step over bare forward and backward, {batch.num_graphs} graphs",
-                step,
-                bare_pass,
-                step / bare_pass,
-            )
+            Measured(kind.name, what, step, "a bare forward and backward pass", bare_pass, step / bare_pass, "lower")
         ]
 
-    def growth(self, kind: type[Method]) -> list[dict[str, Any]]:
+    def growth(self, kind: type[Method]) -> list[Measured]:
         """Return the time for ten times as many graphs over ten times the time, 1 being linear, and the peak memory."""
         option = kind.steps_option
         steps = (
@@ -186,12 +247,32 @@ class Bench:
         method.fit()
         with PeakMemory(self.device) as memory:
             few, many = self.seconds(lambda: method.explain(self.graphs), lambda: method.explain(self.many), repeats=7)
-        what = f"{self.graphs.num_graphs} against {self.many.num_graphs} graphs; 1 is linear"
-        return [{**_row(kind, what, many, few, many / few / GROWTH), "peak_mib": memory.mebibytes}]
+        less, more = (f"explaining {batch.num_graphs} graphs" for batch in (self.graphs, self.many))
+        ratio = many / few / GROWTH
+        return [
+            Measured(kind.name, more, many, f"{less}, {GROWTH} times", GROWTH * few, ratio, "lower", memory.mebibytes)
+        ]
 
+    def scoring_in_parts(self, kind: type[Method]) -> list[Measured]:
+        """Return the time of scoring a method and its controls in parts over that in one pass."""
+        splits = {name: self.problem.splits[name] for name in ("validation", "test")}
+        chosen = {
+            name: split.select(torch.arange(min(split.graphs.num_graphs, self.graphs.num_graphs), device=self.device))
+            for name, split in splits.items()
+        }
+        problem = replace(self.problem, splits={**self.problem.splits, **chosen}, known=self.problem.findings)
+        method = kind(make_config(kind.name, kind.Config, kind.quick), subject=self.subject)
+        method.fit()
+        attributions = {name: method.explain(split.graphs) for name, split in chosen.items()}
+        edges = chosen["test"].graphs.num_edges
 
-def _row(kind: type[Method], what: str, ours: float, other: float, ratio: float) -> dict[str, Any]:
-    return {"method": kind.name, "what": what, "ours": ours, "other": other, "ratio": ratio}
+        def score(max_edges: int) -> None:
+            with Judge(problem, max_edges) as judge:
+                judge.method_and_controls(kind.name, attributions, 0)
+
+        parts, whole = self.seconds(partial(score, max(1, edges // PARTS)), partial(score, max(1, edges)))
+        less = f"scoring {chosen['test'].graphs.num_graphs} graphs in one part"
+        return [Measured(kind.name, f"the same in {PARTS}", parts, less, whole, parts / whole, "lower")]
 
 
 def _seconds(value: float) -> str:
