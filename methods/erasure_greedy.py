@@ -8,6 +8,8 @@ once.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -18,6 +20,10 @@ from attribench.plugins.method import Attribution, Method, config
 from attribench.plugins.registry import METHODS
 
 from ._subsets import Copies, canonical_rank
+from ._waves import Waves, reached
+
+SLACK = 1e-3
+"""Part of the tolerance by which rounding may put D* of a mask beyond it."""
 
 
 @config
@@ -58,17 +64,46 @@ class GreedyErasure(Method):
         return Attribution(torch.where(mask, 1.0, order), hard_mask=mask)
 
     def _erase(
-        self, gates: Gates, graphs: GraphBatch, rank: Tensor, index: Tensor, kept: Tensor, dropped_in: Tensor
+        self, gates: Gates, graphs: GraphBatch, rank: Tensor, group: Tensor, kept: Tensor, dropped_in: Tensor
     ) -> None:
-        """Erase the graphs ``index``; note in ``kept`` and ``dropped_in`` ``(G, count)`` what became of each place."""
-        copies: Copies | None = None
-        for turn in range(int(kept[index].sum(1).max())):
-            if copies is None or 2 * len(index) <= copies.graphs.num_graphs:
+        """Erase the graphs ``group``; note in ``kept`` and ``dropped_in`` ``(G, count)`` what became of each place.
+
+        What messages reach is found by trying, and the outcome is tried, too: where it is not what was expected, each
+        message is removed in a pass of its own.
+        """
+        before = kept[group]
+        for alone in (False, True):
+            kept[group], dropped_in[group] = before, 0.0
+            self._erase_in_waves(gates, graphs, rank, group, kept, dropped_in, alone=alone)
+            copies = Copies(gates, self.subject.output, graphs.select(group), 1)
+            mask = kept[group][copies.graphs.edge_graph, rank[:, graphs.edges_of(group)]]
+            unchanged, divergence = copies.evaluate(mask[None])
+            if bool((unchanged & (divergence <= self._most * (1 + SLACK))).all()):
+                break
+
+    def _erase_in_waves(
+        self, gates: Gates, graphs: GraphBatch, rank: Tensor, group: Tensor, kept: Tensor, dropped_in: Tensor,
+        *, alone: bool,
+    ) -> None:  # fmt: skip
+        output, members, waves = self.subject.output, group, None
+        index, count = group, int(kept[group].sum(1).max())
+        for turn in range(count):
+            if waves is None or 2 * len(index) <= len(members) or 2 * waves.passes <= waves.copies.count:
                 members = index
-                copies = Copies(gates, self.subject.output, graphs.select(members), kept.shape[1])
-                places = rank[:, graphs.edges_of(members)]
-            best, place = self._least_change(copies, kept[members], places)
-            can = torch.isfinite(best)
+                selected, places = graphs.select(members), rank[:, graphs.edges_of(members)]
+                if waves is None:
+                    reach = reached(Copies(gates, output, selected, count), places, count, alone=alone)
+                left, mine = kept[members, :count], torch.isin(group, members)
+                waves = Waves(gates, output, selected, places, left, reach[mine])
+            left = kept[members, :count]
+            unchanged, divergence = waves.remove_each(left)
+            change = torch.where(unchanged & (divergence <= self._most) & left, divergence, torch.inf)
+            best = change.amin(1)
+            # Equal messages differ in their last bits with the batch; what is as good as equal goes by place.
+            rounding = torch.finfo(waves.dtype).eps ** 0.5
+            place = (change <= (best + rounding * (1 + best))[:, None]).int().argmax(1)
+            can = torch.isfinite(best).nonzero()[:, 0]
+            waves.drop(can, place[can])
             index, dropped = members[can], place[can]
             kept[index, dropped] = False
             dropped_in[index, dropped] = turn + 1.0
@@ -76,24 +111,10 @@ class GreedyErasure(Method):
             if not len(index):
                 break
 
-    def _least_change(self, copies: Copies, kept: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each graph's smallest D* of a removal that is allowed (infinite without), and its place."""
-        graphs = copies.graphs
-        current = kept[graphs.edge_graph, places]
-        left = kept.sum(1)
-        order = (~kept).int().argsort(dim=1, stable=True)  # the places that are left come first
-        changes, most = [], torch.inf if self.config.tolerance is None else self.config.tolerance
-        for number in torch.arange(int(left.max()), device=graphs.device).split(copies.count):
-            candidates = order[:, number].T  # (T, G)
-            masks = current & (places != candidates[:, graphs.edge_graph][:, None])  # (T, L, E)
-            unchanged, divergence = copies.evaluate(masks)
-            allowed = unchanged & (divergence <= most) & (number[:, None] < left)
-            changes.append(torch.where(allowed, divergence, torch.inf))
-        change = torch.cat(changes)
-        best = change.amin(0)
-        # Equal messages differ in their last bits with the batch; what is as good as equal goes by place.
-        tied = change <= best + torch.finfo(change.dtype).eps ** 0.5 * (1 + best)
-        return best, order.gather(1, tied.int().argmax(0)[:, None])[:, 0]
+    @property
+    def _most(self) -> float:
+        """The largest D* that is allowed."""
+        return math.inf if self.config.tolerance is None else self.config.tolerance
 
 
 def of_like_size(messages: Tensor) -> list[Tensor]:
