@@ -39,7 +39,7 @@ from .scoring.judge import Judge
 GROWTH = 10
 """Factor between the two batch sizes of the growth figure."""
 
-PARTS = 8
+PARTS = 4
 """Parts in which scoring is timed."""
 
 ENOUGH_SECONDS = 120.0
@@ -271,8 +271,8 @@ class Bench:
                 judge.method_and_controls(kind.name, attributions, 0)
 
         parts, whole = self.seconds(partial(score, max(1, edges // PARTS)), partial(score, max(1, edges)))
-        less = f"scoring {chosen['test'].graphs.num_graphs} graphs in one part"
-        return [Measured(kind.name, f"the same in {PARTS}", parts, less, whole, parts / whole, "lower")]
+        what = f"scoring {chosen['test'].graphs.num_graphs} graphs in"
+        return [Measured(kind.name, f"{what} {PARTS} parts", parts, f"{what} one", whole, parts / whole, "lower")]
 
 
 def _seconds(value: float) -> str:
