@@ -20,10 +20,7 @@ from attribench.plugins.method import Attribution, Method, config
 from attribench.plugins.registry import METHODS
 
 from ._subsets import Copies, canonical_rank
-from ._waves import Waves, reached
-
-ROUNDING = 1e-3
-"""Part of D* of a mask, and 1e-5 nats, by which it may be off the sum of what its rows were found to be."""
+from ._waves import OneByOne, Removal, Waves, reached
 
 
 @config
@@ -66,54 +63,50 @@ class GreedyErasure(Method):
     def _erase(
         self, gates: Gates, graphs: GraphBatch, rank: Tensor, group: Tensor, kept: Tensor, dropped_in: Tensor
     ) -> None:
-        """Erase the graphs ``group``; note in ``kept`` and ``dropped_in`` ``(G, count)`` what became of each place.
-
-        What messages reach is found by trying, and the outcome is tried, too: where it is not what was expected, each
-        message is removed in a pass of its own.
-        """
+        """Erase the graphs ``group``; note in ``kept`` and ``dropped_in`` ``(G, count)`` what became of each place."""
+        selected, places = graphs.select(group), rank[:, graphs.edges_of(group)]
+        count = int(kept[group].sum(1).max())
+        reach = reached(gates, self.subject.output, selected, places, count)
         before = kept[group]
-        for alone in (False, True):
+        if not self._erased(gates, graphs, rank, group, kept, dropped_in, reach):
             kept[group], dropped_in[group] = before, 0.0
-            expected = self._erase_in_waves(gates, graphs, rank, group, kept, dropped_in, alone=alone)
-            copies = Copies(gates, self.subject.output, graphs.select(group), 1)
-            mask = kept[group][copies.graphs.edge_graph, rank[:, graphs.edges_of(group)]]
-            unchanged, divergence = copies.evaluate(mask[None])
-            if bool(unchanged.all()) and torch.allclose(divergence[0].double(), expected, ROUNDING, 1e-5):
-                break
+            self._erased(gates, graphs, rank, group, kept, dropped_in, None)
 
-    def _erase_in_waves(
+    def _erased(
         self, gates: Gates, graphs: GraphBatch, rank: Tensor, group: Tensor, kept: Tensor, dropped_in: Tensor,
-        *, alone: bool,
-    ) -> Tensor:  # fmt: skip
-        """Return D* ``(G,)`` of what is left."""
-        expected = torch.zeros(len(kept), dtype=torch.float64, device=kept.device)
-        output, members, waves = self.subject.output, group, None
+        reach: Tensor | None,
+    ) -> bool:  # fmt: skip
+        """Erase the graphs; return False where messages did something else together than each by itself."""
+        output, members = self.subject.output, group
+        removal: Removal | None = None
         index, count = group, int(kept[group].sum(1).max())
         for turn in range(count):
-            if waves is None or 2 * len(index) <= len(members) or 2 * waves.passes <= waves.copies.count:
+            if removal is None or 2 * len(index) <= len(members) or removal.wasteful():
+                if removal is not None and not removal.agrees(kept[members, :count]):
+                    return False
                 members = index
                 selected, places = graphs.select(members), rank[:, graphs.edges_of(members)]
-                if waves is None:
-                    reach = reached(Copies(gates, output, selected, count), places, count, alone=alone)
-                left, mine = kept[members, :count], torch.isin(group, members)
-                waves = Waves(gates, output, selected, places, left, reach[mine])
+                if reach is None:
+                    removal = OneByOne(Copies(gates, output, selected, count), places)
+                else:
+                    mine = reach[torch.isin(group, members)]
+                    removal = Waves(gates, output, selected, places, kept[members, :count], mine)
             left = kept[members, :count]
-            unchanged, divergence = waves.remove_each(left)
+            unchanged, divergence = removal.remove_each(left)
             change = torch.where(unchanged & (divergence <= self._most) & left, divergence, torch.inf)
             best = change.amin(1)
             # Equal messages differ in their last bits with the batch; what is as good as equal goes by place.
-            rounding = torch.finfo(waves.dtype).eps ** 0.5
+            rounding = torch.finfo(removal.dtype).eps ** 0.5
             place = (change <= (best + rounding * (1 + best))[:, None]).int().argmax(1)
             can = torch.isfinite(best).nonzero()[:, 0]
-            waves.drop(can, place[can])
+            removal.drop(can, place[can])
             index, dropped = members[can], place[can]
             kept[index, dropped] = False
             dropped_in[index, dropped] = turn + 1.0
-            expected[index] = change[can, dropped]
             index = index[kept[index].any(1)]
             if not len(index):
                 break
-        return expected[group]
+        return removal is None or removal.agrees(kept[members, :count])
 
     @property
     def _most(self) -> float:
