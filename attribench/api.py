@@ -166,7 +166,7 @@ def _run(plan: Plan, folder: Path, options: RunOptions, progress: Progress) -> E
     others = add_run(folder, plan, keys, about(plan), extra)
     remove_old_drafts(folder, cache.folder)
     done: dict[Cell, Result] = {}
-    expected = Expected(cache.folder.parent / "seconds.json", runner.configs)
+    expected = Expected(cache.folder.parent / "seconds.json", runner.configs, plan.overrides)
     with progress:
         timeout, overwrite = options.cell_timeout, options.overwrite
         performer = Workers(runner, progress, jobs, timeout, overwrite) if jobs else Here(runner, progress)
@@ -176,7 +176,8 @@ def _run(plan: Plan, folder: Path, options: RunOptions, progress: Progress) -> E
                 done[cell] = runner.load(cell)  # read while there is time
         except KeyboardInterrupt:
             pass  # what is done is kept and told
-    expected.save()
+        finally:
+            expected.save()
     start, planned = time.monotonic(), plan.cells()
     results = [done[cell] for cell in planned if cell in done]
     problems = {spec: runner.load_problem(spec) for spec in plan.problems()}

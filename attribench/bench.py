@@ -54,8 +54,8 @@ class Measured:
         method: that was measured; empty where it is the harness.
         ours_is, other_is: what was timed.
         ours, other: seconds.
-        ratio: of both.
-        better: which way it is, or what is best.
+        ratio: of ours to the other where lower is better, else of the other to ours.
+        better: which way the ratio is.
         peak_mib: peak memory of ours, where it was measured.
     """
 
@@ -70,7 +70,14 @@ class Measured:
 
 
 def run_bench(
-    device: torch.device, task: str, methods: list[str], num_graphs: int, cells: int, out: Path, console: Console
+    device: torch.device,
+    task: str,
+    methods: list[str],
+    num_graphs: int,
+    out: Path,
+    console: Console,
+    cells: int = 0,
+    plugins: Sequence[str] = (),
 ) -> None:
     """Time the methods on ``num_graphs`` graphs of a task, and a run of ``cells`` small ones; write ``bench.csv``."""
     rows: list[Measured] = []
@@ -87,7 +94,7 @@ def run_bench(
         for measure in (bench.against_rivals, bench.step_over_bare_pass, bench.growth, bench.scoring_in_parts):
             rows += measure(METHODS[name])
     if cells:
-        rows += many_cells(task, methods, cells, device)
+        rows += many_cells(task, methods, cells, device, plugins)
     where, threads = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", torch.get_num_threads()
     frame = pd.DataFrame([asdict(row) for row in rows], columns=[field.name for field in fields(Measured)])
     frame = frame.assign(task=task, device=where, threads=threads)
@@ -104,15 +111,20 @@ def run_bench(
     console.print(table)
 
 
-def many_cells(task: str, methods: Sequence[str], count: int, device: torch.device) -> list[Measured]:
+def many_cells(
+    task: str, methods: Sequence[str], count: int, device: torch.device, plugins: Sequence[str] = ()
+) -> list[Measured]:
     """Run ``count`` cells of a task and methods at the sizes they are tested with; return what is beside their work."""
     settings = {base_name(task): dict(TASKS[task].quick), **{name: dict(METHODS[name].quick) for name in methods}}
     with TemporaryDirectory() as folder:
         results = run(
             task=task, methods=",".join(methods), seeds=math.ceil(count / len(methods)), settings=settings,
             device=str(device), threads=torch.get_num_threads(), out=f"{folder}/run", cache_dir=f"{folder}/cache",
+            plugin=list(plugins),
         )  # fmt: skip
     assert results.ending is not None
+    if results.ending.done < results.ending.planned:
+        raise KeyboardInterrupt
     taken, what = results.ending.seconds, f"a run of {results.ending.planned} small cells"
     return [
         Measured(

@@ -278,7 +278,8 @@ def bench(
     for source in options.plugin:
         load_plugin(source)
     names, (name,) = METHODS.resolve(options.methods), TASKS.resolve([task])
-    run_bench(torch.device(select_device(options.device)), name, names, graphs, cells, out, console())
+    chosen = torch.device(select_device(options.device))
+    run_bench(chosen, name, names, graphs, out, console(), cells, options.plugin)
 
 
 def main() -> None:

@@ -153,7 +153,7 @@ def test_whatever_happens_every_cell_ends_once_and_after_its_problem(seed: int) 
 
 def remembering(path: Path, plan: Plan, **seconds: float) -> Expected:
     path.write_text(json.dumps({name.replace("__", " · ").replace("_", "-"): x for name, x in seconds.items()}))
-    return Expected(path, plan.configs())
+    return Expected(path, plan.configs(), plan.overrides)
 
 
 def test_the_longest_cells_of_a_problem_come_first_and_unknown_ones_before_them(tmp_path: Path) -> None:
@@ -177,34 +177,58 @@ def test_the_problem_with_the_longest_cell_comes_first(tmp_path: Path) -> None:
 
 def test_what_pieces_took_is_kept_by_task_and_method(tmp_path: Path) -> None:
     cells, path = plan(seeds=2).cells(), tmp_path / "cache" / "s"
-    expected = Expected(path, {})
+    expected = Expected(path, {}, {})
     for seconds, cell in enumerate(cells, start=1):
         expected.took(cell, seconds)
-    expected.took(cells[0].problem, 0.123)
+    expected.took(cells[0], 0.123)
     assert not path.exists()
     expected.save()
     kept = json.loads(path.read_text())
-    assert kept == {"toy · integrated-gradients": 3, "toy · gnnexplainer": 4, "toy": 0.12}
-    other = Expected(path, {})
+    assert list(kept.items()) == [("toy · gnnexplainer", 4), ("toy · integrated-gradients", 0.12)]
+    other = Expected(path, {}, {})
     other.took(Cell("relay", "erasure", 0, 0, 0), 7)
     other.save()
-    assert json.loads(path.read_text()) == {**kept, "relay · erasure": 7}
-    assert max(cells, key=Expected(path, {}).rank) == cells[1]
+    assert list(json.loads(path.read_text()).items()) == [*kept.items(), ("relay · erasure", 7)]
+    assert max(cells, key=Expected(path, {}, {}).rank) == cells[1]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"toy": "x"}', '{"toy": null}', "[" * 10**5])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", '{"toy": "x"}', '{"toy": null}', "[" * 10**5, '{"toy": 1' + "0" * 400 + "}"]
+)
 def test_a_damaged_memory_of_what_pieces_took_is_none(tmp_path: Path, content: str) -> None:
     path = tmp_path / "s"
     path.write_text(content)
     cells = plan().cells()
-    assert {Expected(path, {}).rank(cell) for cell in cells} == {(True, 0.0)}
+    assert {Expected(path, {}, {}).rank(cell) for cell in cells} == {(True, 0.0)}
 
 
 def test_a_memory_that_cannot_be_kept_is_no_loss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     (tmp_path / "cache").write_text("a file")
-    Expected(tmp_path / "cache" / "s", {}).save()
+    expected = Expected(tmp_path / "cache" / "s", {}, {})
+    expected.took(plan().cells()[0], 1.0)
+    expected.save()
     assert "is not kept" in caplog.text
+
+
+def test_what_a_cell_takes_at_other_sizes_says_nothing(tmp_path: Path) -> None:
+    (cell,) = plan("erasure", seeds=1).cells()
+    quick = Expected(tmp_path / "s", {}, {"toy": {"train": 10}, "relay": {"test": 1}})
+    quick.took(cell, 0.1)
+    quick.save()
+    assert Expected(tmp_path / "s", {}, {}).rank(cell) == (True, 0.0)
+    assert Expected(tmp_path / "s", {}, {"toy": {"train": 10}}).rank(cell) == (False, 0.1)
+
+
+def test_the_memory_is_bounded_and_forgets_what_was_seen_longest_ago(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attribench.running.expected.MOST_KEPT", 2)
+    for name in ("a", "b", "a", "c"):
+        expected = Expected(tmp_path / "s", {}, {})
+        expected.took(Cell(name, "erasure", 0, 0, 0), 1.0)
+        expected.save()
+    assert list(json.loads((tmp_path / "s").read_text())) == ["a · erasure", "c · erasure"]
 
 
 class Scripted(Performer):
@@ -217,6 +241,7 @@ class Scripted(Performer):
         self.at_work: list[Piece] = []
         self.begun: list[tuple[Piece, int]] = []
         self.entered = 0
+        self.running: set[Piece] = set()
 
     def __enter__(self) -> Self:
         self.entered += 1
@@ -233,12 +258,13 @@ class Scripted(Performer):
 
     def wait(self) -> Iterator[Ended]:
         how, reason = self.endings.pop(0) if self.endings else ("performed", "")
-        yield Ended(self.at_work.pop(0), how, reason, "printed")
+        piece = self.at_work.pop(0)
+        yield Ended(piece, how, reason, "printed", worked=1.0, ran=piece in self.running)
 
 
-def carried_out(told: Told, performer: Performer) -> list[Cell]:
+def carried_out(told: Told, performer: Performer, expected: Expected | None = None) -> list[Cell]:
     quiet = Progress(Console(file=io.StringIO()))
-    return list(Execution(cast(Runner, told), performer, Expected(None, {})).cells(quiet))
+    return list(Execution(cast(Runner, told), performer, expected or Expected(None, {}, {})).cells(quiet))
 
 
 def test_whoever_performs_the_pieces_each_cell_ends_once() -> None:
@@ -285,3 +311,12 @@ def test_a_piece_that_ends_for_good_is_recorded_with_what_it_printed(how: How) -
     one, other = told.plan.cells()
     assert carried_out(told, Scripted(("performed", ""), (how, "why"))) == [one, other]
     assert told.ended == [(one, how, "why", "printed")]
+
+
+def test_what_was_only_scored_says_nothing_of_what_it_takes(tmp_path: Path) -> None:
+    told, performer, expected = Told(plan(seeds=1)), Scripted(), Expected(tmp_path / "s", {}, {})
+    one, _ = told.plan.cells()
+    performer.running = {one}
+    carried_out(told, performer, expected)
+    expected.save()
+    assert set(json.loads((tmp_path / "s").read_text())) == {"toy · integrated-gradients"}

@@ -503,13 +503,13 @@ def test_a_folder_that_cannot_be_written_ends_the_run(tiny: Callable[..., Runner
 def test_a_process_that_was_killed_is_tried_again_with_fewer_edges(tiny: Callable[..., Runner]) -> None:
     runner = tiny(max_edges=400)
     crew = workers(runner)
-    execution = Execution(runner, crew, Expected(None, {}))
+    execution = Execution(runner, crew, Expected(None, {}, {}))
     cell = pieces_of(runner)[1]
     expired = ProcessExpired("gone", code=-signal.SIGKILL)
     limits = []
     for again in (True, True, True, False):
         limits.append(execution.limit(cell))
-        future: Future[float | None] = Future()
+        future: Future[tuple[float, bool] | None] = Future()
         future.set_exception(expired)
         assert execution.settled(crew.ended(cell, future)) != again
     assert limits == [400, 100, 25, 6]
@@ -537,10 +537,10 @@ def test_what_a_worker_could_not_record_is_recorded_with_what_it_printed(
     cell = cast(Cell, pieces_of(runner)[1])
     path = printed.output(runner, cell, os.getpid())
     path.write_text("x" * printed.MAX_OUTPUT + "the end")
-    future: Future[float | None] = Future()
+    future: Future[tuple[float, bool] | None] = Future()
     future.set_exception(error)
     crew = workers(runner, timeout=2.5)
-    assert Execution(runner, crew, Expected(None, {})).settled(crew.ended(cell, future))
+    assert Execution(runner, crew, Expected(None, {}, {})).settled(crew.ended(cell, future))
     record = runner.load(cell).record
     assert (record.status, record.reason) == (status, reason)
     log = (runner.store.cells / runner.keys[cell] / "log.txt").read_text()
@@ -551,7 +551,7 @@ def test_what_a_worker_could_not_record_is_recorded_with_what_it_printed(
 
 def test_a_full_folder_in_a_worker_ends_the_run(tiny: Callable[..., Runner]) -> None:
     runner = tiny()
-    future: Future[float | None] = Future()
+    future: Future[tuple[float, bool] | None] = Future()
     future.set_exception(StorageError("no room"))
     with pytest.raises(StorageError, match="no room"):
         workers(runner).ended(pieces_of(runner)[1], future)

@@ -14,6 +14,7 @@ from .expected import Expected
 from .performer import Ended, Performer
 from .runner import Runner
 from .schedule import Schedule
+from .statuses import SCORED
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +65,11 @@ class Execution:
                     if not self.settled(ended):
                         schedule.later(ended.piece)
                         continue
-                    if ended.how == "performed":
-                        self._expected.took(ended.piece, seconds)
                     for cell in schedule.done(ended.piece):
-                        done += 1
-                        progress.ended(cell.title, self._runner.status(cell), done, total)
+                        done, status = done + 1, self._runner.status(cell)
+                        if ended.ran and status in SCORED:
+                            self._expected.took(cell, seconds)
+                        progress.ended(cell.title, status, done, total)
                         yield cell
 
     def limit(self, piece: Piece) -> int:

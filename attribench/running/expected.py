@@ -11,7 +11,9 @@ from typing import Any
 
 from ..base.errors import StorageError
 from ..base.files import write_atomically
+from ..base.names import base_name
 from ..base.pieces import Cell, Piece
+from ..plugins.configs import Overrides
 from ..plugins.registry import METHODS
 
 logger = logging.getLogger(__name__)
@@ -21,36 +23,41 @@ MOST_KEPT = 10_000
 
 
 class Expected:
-    """What pieces are expected to take. It decides no result: only what is begun first.
+    """What cells are expected to take. It decides no result: only what is begun first.
 
     Args:
         path: the file that it is kept in, for other runs with the same cache; None to keep nothing.
         configs: of the plan's methods, by name.
+        overrides: of the plan: a cell at other sizes takes another time.
     """
 
-    def __init__(self, path: Path | None, configs: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path | None, configs: Mapping[str, Any], overrides: Overrides) -> None:
         self._path = path
         self._configs = configs
-        self._seconds = {} if path is None else _read(path)
+        self._overrides = overrides
+        self._known = {} if path is None else _read(path)
+        self._new: dict[str, float] = {}
 
     def rank(self, piece: Piece) -> tuple[bool, float]:
         """Return what pieces are ordered by, the longest having the highest.
 
         Those that were never seen come first, the more steps they make the earlier: they may be long.
         """
-        seconds = self._seconds.get(_name(piece))
+        name = self._name(piece)
+        seconds = self._new.get(name, self._known.get(name))
         return (True, self._steps(piece)) if seconds is None else (False, seconds)
 
     def took(self, piece: Piece, seconds: float) -> None:
-        """Take note of what a piece took."""
-        self._seconds.pop(_name(piece), None)
-        self._seconds[_name(piece)] = round(seconds, 2)
+        """Take note of what a piece took that was made from its beginning."""
+        self._new.pop(self._name(piece), None)  # what was seen last stands last
+        self._new[self._name(piece)] = round(seconds, 2)
 
     def save(self) -> None:
         """Keep what is known for the next run; one that cannot be written is no loss."""
-        if self._path is None:
+        if self._path is None or not self._new:
             return
-        kept = dict([*_read(self._path).items(), *self._seconds.items()][-MOST_KEPT:])
+        others = {name: seconds for name, seconds in _read(self._path).items() if name not in self._new}
+        kept = dict([*others.items(), *self._new.items()][-MOST_KEPT:])
 
         def write(draft: Path) -> None:
             draft.write_text(json.dumps(kept), encoding="utf-8")
@@ -64,17 +71,19 @@ class Expected:
         if not isinstance(piece, Cell) or piece.method not in self._configs:
             return 0.0
         option = METHODS[piece.method].steps_option
-        return 0.0 if option is None else float(getattr(self._configs[piece.method], option[0]))
+        steps = None if option is None else getattr(self._configs[piece.method], option[0], None)
+        return float(steps) if isinstance(steps, int | float) else 0.0
 
-
-def _name(piece: Piece) -> str:
-    return f"{piece.task} · {piece.method}" if isinstance(piece, Cell) else piece.task
+    def _name(self, piece: Piece) -> str:
+        names = [piece.task, piece.method] if isinstance(piece, Cell) else [piece.task]
+        set_here = {base: self._overrides[base] for base in map(base_name, names) if self._overrides.get(base)}
+        return " · ".join(names + ([json.dumps(set_here, sort_keys=True, default=str)] if set_here else []))
 
 
 def _read(path: Path) -> dict[str, float]:
-    """Return what is kept; nothing where the file is not there or is another's."""
+    """Return what is kept, what was seen longest ago first; nothing where the file is not there or is another's."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): float(x) for name, x in content.items() if math.isfinite(x) and x >= 0}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         return {}

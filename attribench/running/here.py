@@ -33,7 +33,8 @@ class Here(Performer):
         """Perform what was begun."""
         while self._begun:
             piece, max_edges = self._begun.pop()
-            before = self._runner.worked
-            self._runner.perform(piece, max_edges)
+            runner = self._runner
+            worked, ran = runner.worked, runner.ran
+            runner.perform(piece, max_edges)
             self._tracker.end()
-            yield Ended(piece, worked=self._runner.worked - before)
+            yield Ended(piece, worked=runner.worked - worked, ran=runner.ran > ran)

@@ -23,6 +23,7 @@ class Ended:
         reason: why, where it is not in the results folder.
         log: what it printed until then.
         worked: seconds of building, explaining and scoring.
+        ran: whether a method ran: what was there may have been scored alone.
     """
 
     piece: Piece
@@ -30,6 +31,7 @@ class Ended:
     reason: str = ""
     log: str = ""
     worked: float = 0.0
+    ran: bool = False
 
 
 class Performer(ABC):

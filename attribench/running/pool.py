@@ -55,7 +55,7 @@ class Workers(Performer):
         self._progress = progress
         self._timeout = timeout
         self._overwrite = overwrite
-        self._running: dict[Future[float | None], Piece] = {}
+        self._running: dict[Future[tuple[float, bool] | None], Piece] = {}
         self._broken = 0
         self._processes = contextlib.ExitStack()  # what has to be ended with them
         self._pool: ProcessPool | None = None
@@ -97,7 +97,7 @@ class Workers(Performer):
             del self._running[future]
             yield ended
 
-    def ended(self, piece: Piece, future: Future[float | None]) -> Ended:
+    def ended(self, piece: Piece, future: Future[tuple[float, bool] | None]) -> Ended:
         """Return how a piece ended.
 
         Raises:
@@ -105,8 +105,8 @@ class Workers(Performer):
         """
         how: How
         try:
-            worked = future.result()
-            return Ended(piece, "busy") if worked is None else Ended(piece, worked=worked)
+            work = future.result()
+            return Ended(piece, "busy") if work is None else Ended(piece, worked=work[0], ran=work[1])
         except (StorageError, BrokenProcessPool):
             raise
         except TimeoutError:

@@ -64,8 +64,8 @@ class Runner:
         self.track = track
         self.device = torch.device(plan.device)
         self.problems = Problems(plan, self.keys, cache, lambda *given, **named: self.track(*given, **named))
-        #: Seconds of building, explaining and scoring so far, without what keeping it takes.
-        self.worked = 0.0
+        #: Seconds of building, explaining and scoring so far, without what keeping it takes; and how many cells ran.
+        self.worked, self.ran = 0.0, 0
         self._finished: dict[Cell, Result] = {}
         self._last: tuple[ProblemSpec, StoredScores] | None = None  # of one problem: there may be thousands
 
@@ -236,6 +236,7 @@ class Runner:
     def _execute(self, cell: Cell, max_edges: int) -> Outcome:
         """Run a cell, whatever happens."""
         kind, config = METHODS[cell.method], self.configs[cell.method]
+        self.ran += 1
         with self._working():
             try:
                 problem = self.problem(cell.problem)

@@ -24,7 +24,7 @@ class Schedule:
 
     def __init__(self, runner: Runner, expected: Expected | None = None) -> None:
         self._runner = runner
-        rank = Expected(None, {}).rank if expected is None else expected.rank
+        rank = Expected(None, {}, {}).rank if expected is None else expected.rank
         #: Cells that need nothing more.
         self.finished = list[Cell]()
         self._waiting: dict[ProblemSpec, list[Cell]] = {spec: [] for spec in runner.plan.problems()}  # for it

@@ -76,8 +76,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def perform(piece: Piece, max_edges: int) -> float | None:
-    """Perform a piece in a worker; return the seconds of its work, None where another process is at it.
+def perform(piece: Piece, max_edges: int) -> tuple[float, bool] | None:
+    """Perform a piece in a worker; return the seconds of its work and whether a method ran.
+
+    Returns None where another process is at it.
 
     An error of the file system that gets here is one of the results folder.
     """
@@ -93,10 +95,10 @@ def perform(piece: Piece, max_edges: int) -> float | None:
         ) from error
 
 
-def _perform_and_listen(state: _State, piece: Piece, max_edges: int) -> float | None:
+def _perform_and_listen(state: _State, piece: Piece, max_edges: int) -> tuple[float, bool] | None:
     """Perform a piece; what it prints, and where it stands at the end of its time, goes to a file."""
     runner, tracker = state.runner, state.tracker
-    before = runner.worked
+    worked, ran = runner.worked, runner.ran
     tracker.prefix = f"{piece.title}: "
     path = output(runner, piece, state.parent)
     path.unlink(missing_ok=True)  # nothing is written through a link
@@ -117,4 +119,4 @@ def _perform_and_listen(state: _State, piece: Piece, max_edges: int) -> float | 
     printed = take_output(path)
     if printed and performed:
         runner.store.add_to_log(runner.keys[piece], printed)
-    return runner.worked - before if performed else None
+    return (runner.worked - worked, runner.ran > ran) if performed else None

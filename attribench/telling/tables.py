@@ -35,10 +35,10 @@ def _once(view: Callable[[Report], pd.DataFrame]) -> Callable[[Report], pd.DataF
 
     @wraps(view)
     def get(report: Report) -> pd.DataFrame:
-        kept: dict[Any, pd.DataFrame] = report.__dict__.setdefault("_views", {})
-        if view not in kept:
-            kept[view] = view(report)
-        return kept[view].copy()
+        kept: dict[str, pd.DataFrame] = report.__dict__.setdefault("_views", {})
+        if view.__name__ not in kept:
+            kept[view.__name__] = view(report)
+        return kept[view.__name__].copy()
 
     return get
 
