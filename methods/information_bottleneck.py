@@ -12,8 +12,10 @@ few with which the model's predictions survive, on validation graphs, as GraphMa
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
-from functools import reduce
+from functools import cache, reduce
 from itertools import chain, count, islice
 from typing import Literal
 
@@ -25,7 +27,6 @@ from torch.nn import functional as F
 from attribench.base.seeds import derive, generator
 from attribench.model.baseline import Baseline
 from attribench.model.call import Call
-from attribench.model.gates import Gates
 from attribench.model.graphs import GraphBatch
 from attribench.model.recording import Recording, Stream
 from attribench.plugins.method import Attribution, Method, config
@@ -34,10 +35,11 @@ from attribench.plugins.registry import METHODS
 from ._constraint import MAX_CHANGED, TOLERANCE, Constraint, Verdict
 from ._gate_networks import EdgeNetwork
 from ._moments import moments, pooled
+from ._repeated import KEPT_BYTES, Repeated
 from ._settling import at_rest
 
 WEIGHTS = (10.0, 3.0, 1.0, 0.3, 0.1)
-"""What the weight is chosen from, where none is given: Schulz et al.'s, and smaller ones."""
+"""What the weight is chosen from, where none is given: Schulz et al.'s, and ever smaller ones."""
 
 GRAPHS_AT_ONCE = 500
 """Graphs of one pass of ``attribute``; the inputs of a larger batch outgrow the processor's caches."""
@@ -112,7 +114,10 @@ class InformationBottleneck(Method):
     config: BottleneckConfig
 
     def fit(self) -> None:
-        """Take the messages' statistics and train the readout networks, with smaller weights until one serves."""
+        """Take the messages' statistics and train the readout networks, with some weights until the right one is found.
+
+        That is the largest that serves, found by bisection: what a weight keeps, a smaller one keeps, too.
+        """
         settings = self.config
         seed = derive("information-bottleneck", self.seed)
         given = settings.released_variant or settings.weight is not None
@@ -121,12 +126,20 @@ class InformationBottleneck(Method):
             train = gates.stream(self.subject.train, self.subject.max_edges)
             validation = gates.stream(self.subject.validation, self.subject.max_edges)
             start = self._build(train, seed)
-            for weight in [settings.weight or 0.0] if given else WEIGHTS:
+            # Each weight sees the same batches.
+            recordings = Repeated(gates, lambda: self._batches(seed), 0 if given else KEPT_BYTES)
+
+            @cache
+            def trained(weight: float) -> tuple[list[Readout], Tensor, Verdict]:
                 self.readouts = deepcopy(start)
-                objective = self._train(gates, weight, seed)
-                verdict = self._judge(constraint, validation)
-                if verdict.feasible:
-                    break
+                objective = self._train(recordings, weight, seed)
+                return self.readouts, objective, self._judge(constraint, validation)
+
+            if given:
+                weight = settings.weight or 0.0
+            else:
+                weight = WEIGHTS[bisect_left(WEIGHTS[:-1], True, key=lambda weight: trained(weight)[2].feasible)]
+            self.readouts, objective, verdict = trained(weight)
         served = given or verdict.feasible
         if settings.released_variant:
             served = verdict.divergence <= settings.tolerance
@@ -138,22 +151,27 @@ class InformationBottleneck(Method):
         if not given:
             self.figures["weight"] = weight
 
-    def _train(self, gates: Gates, weight: float, seed: int) -> Tensor:
+    def _batches(self, seed: int) -> Iterator[GraphBatch]:
+        """Yield minibatches of training graphs, one for every step."""
+        shuffle = generator("batches", seed)
+        epochs = (self.subject.train.minibatches(self.config.batch_size, shuffle) for _ in count())
+        for _, batch in islice(chain.from_iterable(epochs), self.config.steps):
+            yield batch
+
+    def _train(self, recordings: Iterable[Recording], weight: float, seed: int) -> Tensor:
         """Train the readout networks from where they are; return the objective of every step."""
-        settings, train = self.config, self.subject.train
-        shuffle, draws = generator("batches", seed), generator("noise", seed, device=train.device)
+        settings = self.config
+        draws = generator("noise", seed, device=self.subject.train.device)
         parameters = list(chain.from_iterable(readout.parameters() for readout in self.readouts))
         optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
-        raw = torch.zeros((), device=train.device, dtype=parameters[0].dtype, requires_grad=True)
+        raw = torch.zeros((), device=draws.device, dtype=parameters[0].dtype, requires_grad=True)
         raw_optimizer = torch.optim.RMSprop([raw], lr=1e-2, centered=True, maximize=True)
-        epochs = (train.minibatches(settings.batch_size, shuffle) for _ in count())
-        batches = islice(chain.from_iterable(epochs), settings.steps)
         course = list[Tensor]()
-        for _, batch in self.track(batches, "training the readout", total=settings.steps):
-            kept, information = self._objective(gates.record(batch), draws)
+        for recording in self.track(recordings, "training the readout", total=settings.steps):
+            kept, information = self._objective(recording, draws)
             optimizer.zero_grad()
-            raw_optimizer.zero_grad()
             if settings.released_variant:
+                raw_optimizer.zero_grad()
                 (information + F.softplus(raw) * kept).backward()
                 raw_optimizer.step()
                 course.append(information.detach())  # the multiplier changes what it is weighed against

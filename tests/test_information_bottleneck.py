@@ -22,6 +22,7 @@ from attribench.plugins.method import Subject
 from attribench.plugins.registry import METHODS
 
 bottleneck: Any = importlib.import_module("attribench.methods.information_bottleneck")
+repeated: Any = importlib.import_module("attribench.methods._repeated")
 KIND = METHODS["information-bottleneck"]
 
 
@@ -302,3 +303,40 @@ def test_what_is_mixed_in_and_the_own_baseline(kind: str) -> None:
     own = method.attribute(subject.validation).baselines
     assert own is not None
     assert all(bool((b == 0).all()) == (kind == "zero") for b in own)
+
+
+@pytest.mark.parametrize("most", range(6))
+def test_the_right_weight_is_found_in_three_trainings_at_most(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, _ = contract(2, [(3, 4), (4, 7), (3, 5), (5, 8), (4, 5)], seed=2)
+    method, tried = make(subject), list[float]()
+
+    def train(recordings: Any, weight: float, seed: int) -> Tensor:
+        tried.append(weight)
+        return torch.zeros(20)
+
+    def judge(*_: Any) -> Any:
+        return bottleneck.Verdict(0.0, 0.0, 0.0 if tried[-1] <= [*bottleneck.WEIGHTS, 0.0][most] else 2.0)
+
+    monkeypatch.setattr(method, "_train", train)
+    monkeypatch.setattr(method, "_judge", judge)
+    method.fit()
+    assert method.figures["weight"] == bottleneck.WEIGHTS[min(most, 4)]
+    assert len(tried) == len(set(tried)) <= 3
+
+
+@pytest.mark.parametrize("most_bytes", [0, 3000, 10**9])
+def test_recordings_are_the_same_whether_they_are_kept_or_made_anew(most_bytes: int) -> None:
+    method, graphs = prepared()
+    with method.gates() as gates:
+        given = repeated.Repeated(gates, lambda: (batch for _, batch in graphs.minibatches(2)), most_bytes)
+        first, passes = list(given), gates.forward_passes
+        again = list(given)
+        expected = [gates.record(batch) for _, batch in graphs.minibatches(2)]
+        made = gates.forward_passes - passes - len(expected)
+    assert len(first) == len(again) == len(expected) == 3
+    for one_, two, three in zip(first, again, expected, strict=True):
+        for recording in (one_, two):
+            assert torch.equal(recording.logits, three.logits)
+            for call, other in zip(recording.calls, three.calls, strict=True):
+                assert torch.equal(call.messages, other.messages)
+    assert {0: made == 3, 3000: 0 < made < 3, 10**9: made == 0}[most_bytes]
