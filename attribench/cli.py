@@ -112,9 +112,9 @@ def study(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="RUN[,TASK]",
-            help="Make this run alone, or the rows of this task in its files, named as in FILE; all other rows stay. "
-            "Repeatable.",
+            metavar="RUN[,TASK[,METHOD]]",
+            help="Make this run alone, or the rows of this task (or of all) in its files, or those of this method on "
+            "it, named as in FILE; all other rows stay. Repeatable.",
         ),
     ] = None,
     work: Annotated[Path, typer.Option(help="Results folders of the runs.")] = Path("results/studies"),
@@ -141,7 +141,7 @@ def study(
         if made.others:
             say(
                 f"not of today's code in {part.kept}, or not there: {'; '.join(made.others)}: make each with --only "
-                f"{part.name},TASK"
+                f"{part.name},TASK[,METHOD]"
             )
     raise typer.Exit(code)
 

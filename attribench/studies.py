@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ class Part:
         options: the run's, as the file has them.
         plan: of the whole run.
         codes: today's, of the whole run.
-        tasks: whose rows are made.
+        tasks, methods: whose rows are made.
         kept: where its tables are kept.
     """
 
@@ -38,12 +40,13 @@ class Part:
     plan: Plan
     codes: Codes
     tasks: list[str]
+    methods: list[str]
     kept: Path
 
     @property
     def whole(self) -> bool:
         """Whether no row stays."""
-        return self.tasks == self.plan.tasks
+        return self.tasks == self.plan.tasks and self.methods == self.plan.methods
 
 
 @dataclass(frozen=True)
@@ -68,20 +71,21 @@ def parts_of(file: Path, out: Path, only: Sequence[str] = (), **options: Any) ->
     Args:
         file: of the study.
         out: where its tables are kept.
-        only: what to make, each ``RUN`` or ``RUN,TASK``; everything where there is nothing.
+        only: what to make, each ``RUN``, ``RUN,TASK`` or ``RUN,TASK,METHOD``, where the task may be ``all``; everything
+            where there is nothing.
         **options: of every run, which win over the file's.
 
     Raises:
-        UserError: for a run or task that the study has not, options that are none, or kept tables that cannot be read
-            and of which rows are to stay.
+        UserError: for a run, task or method that the study has not, options that are none, or kept tables that cannot
+            be read and of which rows are to stay.
     """
     runs = read_study(file)
     # All of them, whatever is made: figures of a plugin are part of what today's code is, and of every run.
     plans = {name: make_plan(run_options(table, **options)) for name, table in runs.items()}
     parts = []
-    for name, tasks in _wanted(file, plans, only).items():
+    for name, tasks, methods in _wanted(file, plans, only):
         # Codes are made before anything runs: what is edited meanwhile is not what made it.
-        part = Part(name, runs[name], plans[name], _codes(plans[name]), tasks, out / name)
+        part = Part(name, runs[name], plans[name], _codes(plans[name]), tasks, methods, out / name)
         if not part.whole:
             read_tables(part.kept)
         parts.append(part)
@@ -100,37 +104,50 @@ def make(part: Part, folder: Path, progress: Progress | bool = True, **options: 
     Raises:
         UserError: as for :func:`attribench.api.run`.
     """
-    file = {"run": {**part.options, "task": part.tasks, "out": str(folder)}}
+    file = {"run": {**part.options, "task": part.tasks, "methods": part.methods, "out": str(folder)}}
     results = api.run(file=file, progress=progress, **options)
     assert results.ending is not None
     if results.ending.done < results.ending.planned:
         return Made(part, results, None)
-    cells = {cell for cell in part.plan.cells() if cell.task in part.tasks}
+    cells = {cell for cell in part.plan.cells() if cell.task in part.tasks and cell.method in part.methods}
     tables = tables_of(results.ending.report.part(cells), part.codes)
+    some = None if part.methods == part.plan.methods else part.methods
     with FileLock(folder / ".locks" / "kept.lock"):  # another part of the run may be made at the same time
         kept = None if part.whole else read_tables(part.kept)
-        tables = tables if kept is None else joined(tables, kept, part.tasks)
+        tables = tables if kept is None else joined(tables, kept, part.tasks, some)
         write_tables(part.kept, tables, part.plan.tasks)
     return Made(part, results, other_code(tables, part.codes))
 
 
-def _wanted(file: Path, plans: Mapping[str, Plan], only: Sequence[str]) -> dict[str, list[str]]:
-    """Return the tasks that are to be made of each run, all in the order of the study."""
-    wanted: dict[str, set[str]] = {name: set() for name in plans}
+def _wanted(file: Path, plans: Mapping[str, Plan], only: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:
+    """Return what is to be made: runs, tasks of them, and methods on these, all in the order of the study."""
+    wanted: dict[str, set[tuple[str, str]]] = {name: set() for name in plans}
     for text in only or plans:
-        name, comma, task = (part.strip() for part in text.partition(","))  # no run has a comma in its name
+        name, *rest = (part.strip() for part in re.split(r",(?![^\[]*\])", text))  # at commas outside brackets
         if name not in plans:
             raise UserError(
                 f"expected a run of {file} among {', '.join(plans)}; got {name!r}: write it as the study does"
             )
-        tasks = plans[name].tasks
-        if comma and task not in tasks:
-            raise UserError(
-                f"expected a task of run {name} of {file} among {'; '.join(tasks)}; got {task!r}: write it as the "
-                "study does"
-            )
-        wanted[name] |= {task} if comma else set(tasks)
-    return {name: [x for x in plans[name].tasks if x in tasks] for name, tasks in wanted.items() if tasks}
+        if len(rest) > 2:
+            raise UserError(f"expected RUN, RUN,TASK or RUN,TASK,METHOD; got {text!r}: say --only several times")
+        chosen: list[list[str]] = []
+        for kind, names, known in (("task", rest[:1], plans[name].tasks), ("method", rest[1:], plans[name].methods)):
+            for one in names:
+                if one not in (*known, "all"):
+                    raise UserError(
+                        f"expected a {kind} of run {name} of {file} among {'; '.join(known)}; got {one!r}: write it as "
+                        "the study does"
+                    )
+            chosen.append([one for one in names if one != "all"] or known)
+        wanted[name] |= set(product(chosen[0], chosen[1]))
+    found = []
+    for name, pairs in wanted.items():
+        by_methods: dict[tuple[str, ...], list[str]] = {}
+        for task in plans[name].tasks:
+            methods = tuple(method for method in plans[name].methods if (task, method) in pairs)
+            by_methods.setdefault(methods, []).append(task)
+        found += [(name, tasks, list(methods)) for methods, tasks in by_methods.items() if methods]
+    return found
 
 
 def _codes(plan: Plan) -> dict[tuple[str, str], str]:

@@ -17,15 +17,17 @@ from attribench.running import keys
 from attribench.running.execution import Execution
 from attribench.running.keys import Keys
 from attribench.running.plan import Plan
+from attribench.studies import parts_of
 from attribench.telling.cards import Reference
 from attribench.telling.kept import KEPT, joined, other_code, read_tables, write_tables
 
 TOY = "toy[train=200,validation=30,test=20,colours=3,width=16,epochs=2]"
 RELAY = "relay[depth=3,train=60,validation=30,test=30]"
+IG = "integrated-gradients[steps=2]"
 STUDY = f"""
 [one]
 task = ["{TOY}", "{RELAY}"]
-methods = ["integrated-gradients[steps=2]", "gate-values"]
+methods = ["{IG}", "gate-values"]
 seeds = 2
 randomised-graphs = 0
 [two]
@@ -111,6 +113,49 @@ def test_parts_make_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
         pd.testing.assert_frame_equal(texts(run, name), table, check_like=True)
 
 
+@pytest.mark.usefixtures("made")
+def test_the_rows_of_one_method_are_made_where_they_stood() -> None:
+    method = IG
+    whole = {name: texts("one", name) for name in KEPT}
+    mine = (method, f"random({method})")
+
+    def by_hand(table: pd.DataFrame) -> pd.DataFrame:
+        table[table.columns[5]] = "0.50"
+        return table
+
+    change("one", by_hand)
+    assert study(f"one,{TOY},{method}") == 0
+    for name, table in whole.items():
+        now = texts("one", name)
+        made = (table["task"] == TOY) & (table["method"].isin(mine) if "method" in table else False)
+        pd.testing.assert_frame_equal(now[made], table[made])
+        pd.testing.assert_frame_equal(now[~made], by_hand(table.copy())[~made])
+    assert study(f"one,all,{method}") == study("one,all,gate-values") == 0
+    for name in ("comparison", "scores"):
+        now, table = texts("one", name), whole[name]
+        of_tasks = table["method"].isin(["gold", "keep-all", "drop-all"])
+        pd.testing.assert_frame_equal(now[~of_tasks], table[~of_tasks])
+        assert set(now[of_tasks][now.columns[5]]) == {"0.50"}
+
+
+def test_what_is_to_be_made_is_grouped_by_methods(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(STUDY)
+    gates = "gate-values"
+
+    def wanted(*only: str) -> list[tuple[str, list[str], list[str], bool]]:
+        parts = parts_of(tmp_path / "mine.toml", tmp_path / "kept", only)
+        return [(part.name, part.tasks, part.methods, part.whole) for part in parts]
+
+    both = [TOY, RELAY]
+    assert wanted() == [("one", both, [IG, gates], True), ("two", [TOY], [gates], True)]
+    assert wanted(f"one,all,{gates}") == [("one", both, [gates], False)]
+    assert wanted(f"one,{TOY}", f"one,{RELAY},{IG}") == [
+        ("one", [TOY], [IG, gates], False),
+        ("one", [RELAY], [IG], False),
+    ]
+    assert wanted(f"one,all,{gates}", f"one,all,{IG}") == wanted("one")
+
+
 def test_other_rows_stay_as_they_stand(made: Path) -> None:
     whole = {name: texts("one", name) for name in KEPT}
 
@@ -181,7 +226,7 @@ def test_rows_of_other_code_are_seen_and_told(
     assert {method for task, method in changed if method in ("gate-values", of_methods[0])} == set(of_methods)
     assert {task for task, _ in changed} == {RELAY}
     assert (texts("one", "tasks").set_index("task")["code"][RELAY] != models[RELAY]).all() == of_tasks
-    told = f"not of today's code in kept/one, or not there: {TOY}: make each with --only one,TASK"
+    told = f"not of today's code in kept/one, or not there: {TOY}: make each with --only one,TASK[,METHOD]"
     assert (told in capsys.readouterr().err) == (module != "attribench.tasks.relay")
 
 
@@ -195,7 +240,8 @@ def test_rows_of_other_code_are_seen_and_told(
         (f"two,{RELAY}", f"expected a task of run two of mine.toml among {TOY}; got '{RELAY}': write it as"),
         ("one,toy", "got 'toy'"),
         ("one,", "got ''"),
-        (f"one,{TOY},{RELAY}", f"among {TOY}; {RELAY}; got '{TOY},{RELAY}'"),
+        (f"one,{TOY},{RELAY}", f"a method of run one of mine.toml among {IG}; gate-values; got '{RELAY}'"),
+        (f"one,all,{IG},x", "expected RUN, RUN,TASK or RUN,TASK,METHOD; got 'one,all,"),
     ],
 )
 def test_what_the_study_has_not_is_refused(only: str, words: str, command: Command) -> None:

@@ -51,18 +51,47 @@ def read_tables(folder: Path) -> Tables | None:
     return {name: _read(folder / f"{name}.csv", needed[name]) for name in KEPT}
 
 
-def joined(made: Tables, kept: Tables, tasks: Collection[str]) -> Tables:
+def joined(made: Tables, kept: Tables, tasks: Collection[str], methods: Collection[str] | None = None) -> Tables:
     """Return the tables that were made of some tasks, beside the kept rows of all others.
 
     Their columns are those of what was made, in its order. A column that only kept rows have stands behind the one that
-    it stood behind.
+    it stood behind. Where some methods alone were made it is the other way round.
+
+    Args:
+        made, kept: tables.
+        tasks: whose rows are taken from what was made.
+        methods: whose rows, and whose controls', these are; None for all, and what is said of the tasks themselves.
     """
     found = {}
     for name, table in made.items():
-        stays = kept[name][~kept[name]["task"].isin(tasks)]
-        columns = _columns(table, stays)
-        found[name] = pd.concat([part.reindex(columns=columns, fill_value="") for part in (table, stays)])
+        before, here = kept[name], kept[name]["task"].isin(tasks)
+        if methods is None:
+            stays = before[~here]
+        elif "method" in table:
+            stays = before[~(here & _of_methods(before, methods))]
+            table = table[_of_methods(table, methods)]
+        else:
+            stays, table = before, table.iloc[:0]
+        columns = _columns(table, stays) if methods is None else _columns(before, table)
+        rows = pd.concat([part.reindex(columns=columns, fill_value="") for part in (table, stays)])
+        found[name] = rows if methods is None else _in_order_of(before, rows)
     return found
+
+
+def _of_methods(table: pd.DataFrame, methods: Collection[str]) -> pd.Series[bool]:
+    """Return which rows are of some methods, or of controls of theirs, such as ``random(METHOD)``."""
+    ends = tuple(f"({method})" for method in methods)
+    return table["method"].isin(methods) | table["method"].str.endswith(ends)
+
+
+def _in_order_of(before: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows in the order that those of the same tasks and methods had; new ones come last."""
+    if "method" not in rows:
+        return rows
+    places = {pair: i for i, pair in enumerate(dict.fromkeys(zip(before["task"], before["method"], strict=True)))}
+    pairs = zip(rows["task"], rows["method"], strict=True)
+    order = pd.Series([places.get(pair, len(places)) for pair in pairs], dtype="int64")
+    return rows.iloc[order.argsort(kind="stable")]
 
 
 def write_tables(folder: Path, tables: Tables, order: Sequence[str]) -> None:
