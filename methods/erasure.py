@@ -7,7 +7,8 @@ depends on the graph alone is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from itertools import combinations, islice
 from math import comb
 
@@ -55,29 +56,39 @@ class Erasure(Method):
             Skipped: when fewer than nine of ten are finished.
         """
         validation = self.subject.validation
-        first = torch.arange(min(self.config.pilot, validation.num_graphs), device=validation.device)
-        complete = self.attribute(validation.select(first)).complete if len(first) else None
-        if complete is not None and 10 * int(complete.sum()) < 9 * len(complete):
-            raise Skipped(
-                f"exact search finishes {int(complete.sum())} of {len(complete)} validation graphs within "
-                f"{self.config.budget} subsets each; erasure-greedy is its approximation"
-            )
+        first = validation.select(torch.arange(min(self.config.pilot, validation.num_graphs), device=validation.device))
+        unfinished = 0
+        with closing(self._by_size(first)) as searched:
+            for index, _, solved in searched:
+                unfinished += len(index) - int(solved.sum())
+                if 10 * unfinished > first.num_graphs:
+                    raise Skipped(
+                        "exact search finishes fewer than nine of ten validation graphs within "
+                        f"{self.config.budget} subsets each; erasure-greedy is its approximation"
+                    )
 
     def attribute(self, graphs: GraphBatch) -> Attribution:
         """Search all graphs of the batch; those that outrun the budget are not ``complete`` and retain everything."""
-        num_layers = self.subject.num_layers
-        rank = canonical_rank(graphs, num_layers)  # (L, E)
-        messages = num_layers * graphs.num_edges_per_graph
-        mask = torch.ones_like(rank, dtype=torch.bool)
-        complete = torch.zeros_like(messages, dtype=torch.bool)
+        mask = torch.ones(self.subject.num_layers, graphs.num_edges, dtype=torch.bool, device=graphs.device)
+        complete = torch.zeros(graphs.num_graphs, dtype=torch.bool, device=graphs.device)
+        for index, found, solved in self._by_size(graphs):
+            mask[:, graphs.edges_of(index)] = found
+            complete[index] = solved
+        size = graphs.sum_per_graph(mask.sum(0)).to(torch.float64)
+        return Attribution(mask.float(), hard_mask=mask, diagnostics={"size": size}, complete=complete)
+
+    def _by_size(self, graphs: GraphBatch) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
+        """Search all graphs of one size after the other, the smallest first.
+
+        Yields:
+            Which graphs, their masks ``(L, E)``, and which of them were finished.
+        """
+        rank = canonical_rank(graphs, self.subject.num_layers)  # (L, E)
+        messages = self.subject.num_layers * graphs.num_edges_per_graph
         with self.gates() as gates:
             for count in self.track(messages.unique().tolist(), "graphs of one size"):
                 index = (messages == count).nonzero()[:, 0]
-                found, solved = self._search(gates, graphs.select(index), rank[:, graphs.edges_of(index)], count)
-                mask[:, graphs.edges_of(index)] = found
-                complete[index] = solved
-        size = graphs.sum_per_graph(mask.sum(0)).to(torch.float64)
-        return Attribution(mask.float(), hard_mask=mask, diagnostics={"size": size}, complete=complete)
+                yield index, *self._search(gates, graphs.select(index), rank[:, graphs.edges_of(index)], count)
 
     def _search(self, gates: Gates, graphs: GraphBatch, rank: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Search graphs of ``count`` messages each; return the masks ``(L, E)`` and which graphs were finished."""

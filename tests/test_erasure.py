@@ -242,12 +242,23 @@ def test_skipped_where_the_budget_is_too_small_for_some_of_the_first_validation_
             done = sum(need <= budget for need in needs)
             ends.add(10 * done < 9 * len(needs))
             if 10 * done < 9 * len(needs):
-                with pytest.raises(Skipped, match=f"finishes {done} of {len(needs)} .* within {budget} subsets"):
+                with pytest.raises(Skipped, match=f"fewer than nine of ten .* within {budget} subsets"):
                     method.fit()
             else:
                 method.fit()
     assert ends == {True, False}
     kind(kind.Config(budget=1, pilot=0), subject=subject).fit()
+
+
+def test_no_more_is_searched_once_it_is_skipped_and_the_model_is_let_go(case: Case) -> None:
+    kind = METHODS["erasure"]
+    subject = replace(case.subject, validation=case.graphs)
+    whole, first = kind(kind.Config(budget=1), subject=subject), kind(kind.Config(budget=1), subject=subject)
+    whole.attribute(case.graphs)
+    with pytest.raises(Skipped) as raised:
+        first.fit()
+    assert first.forward_passes < whole.forward_passes
+    assert not any(module._forward_pre_hooks for module in subject.model.modules()), raised  # whose traceback is kept
 
 
 class Total(MessagePassing):
