@@ -8,7 +8,7 @@ import torch
 from command_helpers import exit_code
 
 from attribench.bench import Bench, many_cells
-from attribench.plugins.registry import load_plugin
+from attribench.plugins.registry import METHODS, load_plugin
 
 
 def test_bench_prints_and_writes_every_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +28,7 @@ def test_bench_prints_and_writes_every_ratio(tmp_path: Path, monkeypatch: pytest
     assert list(rows["ratio"]) == pytest.approx(list(ratios.where(~upside_down, 1 / ratios)), rel=1e-2)
 
 
-def test_bench_says_what_a_run_spends_beside_its_work(tmp_path: Path) -> None:
+def test_bench_says_what_a_run_spends_beside_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of methods that are plugins, of which the processes have to know."""
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
@@ -37,6 +37,7 @@ def test_bench_says_what_a_run_spends_beside_its_work(tmp_path: Path) -> None:
         "        with self.gates() as gates:\n"
         '            return Attribution(gates.record(graphs).ones(), scale="relative")\n'
     )
+    monkeypatch.setattr(METHODS, "_entries", {name: METHODS[name] for name in METHODS})
     load_plugin(str(plugin))
     whole, tables = many_cells("toy", ["erasure", "nothing-of-bench"], 4, torch.device("cpu"), [str(plugin)])
     assert whole.ours_is == "a run of 4 small cells, of all processes"

@@ -130,7 +130,7 @@ def test_every_option_is_told_and_every_option_told_is_there() -> None:
     told = {code.split()[0].split("=")[0] for page in PAGES for code in inline_code(page) if code.startswith("--")}
     known = {f"--{name.replace('_', '-')}" for name in RunOptions.model_fields} | {"--set", "--config", "--dry-run"}
     assert known <= told
-    assert told <= known | {"--only", "--work"}  # of `study`
+    assert told <= known | {"--only", "--work", "--cells"}  # of `study` and `bench`
 
 
 def test_plugins_are_told() -> None:
@@ -145,7 +145,7 @@ def test_the_rooms_are_those_of_the_package() -> None:
     (rooms,) = [b.code for b in blocks(ROOT / "CONTRIBUTING.md") if "api.py" in b.code]
     told = re.findall(r"^  (\w+)/ ", rooms, re.MULTILINE)
     layers = PROJECT["tool"]["importlinter"]["contracts"][-1]["layers"]
-    files = {"cli", "own_model", "studies", "api"}
+    files = {"cli", "own_model", "bench", "studies", "api"}
     assert set(told) == {room for layer in layers for room in layer.split(" | ")} - files
 
 

@@ -14,7 +14,7 @@ from .expected import Expected
 from .performer import Ended, Performer
 from .runner import Runner
 from .schedule import Schedule
-from .statuses import SCORED
+from .statuses import OVERWRITE
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Execution:
                         continue
                     for cell in schedule.done(ended.piece):
                         done, status = done + 1, self._runner.status(cell)
-                        if ended.ran and status in SCORED:
+                        if ended.ran and status in OVERWRITE["failed"]:
                             self._expected.took(cell, seconds)
                         progress.ended(cell.title, status, done, total)
                         yield cell
