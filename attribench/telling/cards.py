@@ -35,10 +35,10 @@ class Reference:
         """Say whether there are results of a run."""
         return (self.folder / run / "comparison.csv").is_file()
 
-    def coded(self, run: str) -> bool:
-        """Say whether all rows of a run say which code made them: those of a study that was made in parts do."""
-        table = self.table(run)
-        return CODE in table and bool(table[CODE].notna().all())
+    def older(self) -> list[str]:
+        """Return the runs with rows that do not say which code made them: those of today's studies do."""
+        tables = {path.parent.name: self.table(path.parent.name) for path in self.folder.glob("*/comparison.csv")}
+        return sorted(name for name, x in tables.items() if CODE not in x or not bool(x[CODE].notna().all()))
 
     def table(self, run: str, view: str = "comparison") -> pd.DataFrame:
         """Return a view of a run.
