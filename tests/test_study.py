@@ -164,8 +164,8 @@ def test_a_card_says_which_runs_are_of_older_code(tmp_path: Path, monkeypatch: p
         return TASKS["relay"]().card()
 
     assert "Of older code" not in say("abc", "methods", "depth", "choices")
-    assert "**Of older code**: the run `choices` of this study" in say("", "choices")
-    assert "**Of older code**: the runs `choices`, `methods` of this study" in say("", "methods")
+    assert "**Of older code**: run `choices`;" in say("", "choices")
+    assert "**Of older code**: runs `choices`, `methods`;" in say("", "methods")
 
 
 LAYERED = ("two-hop", "relay", "shared-layers", "neighbour-count", "any-of", "decoy-gates")
