@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from .plugins.training import accuracy as accuracy
     from .plugins.training import train_classifier as train_classifier
     from .scoring.figures import Figure as Figure
+    from .scoring.passes import Asking as Asking
+    from .scoring.passes import Masked as Masked
     from .scoring.scorers import GOLD as GOLD
     from .scoring.scorers import GOLD_OF_EVERY_LAYER as GOLD_OF_EVERY_LAYER
     from .scoring.scorers import METHOD as METHOD

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from attribench.base.limits import MAX_EDGES
 from attribench.model.gates import Gates
 from attribench.model.graphs import GraphBatch
 from attribench.model.isolation import tensors
 from attribench.model.recording import Recording
 
 KEPT_BYTES = 2**30
-"""Of recordings that are kept; the others are made anew every time."""
+"""Of recordings that are kept, with passes of the default size; the others are made anew every time."""
+
+
+def kept_bytes(max_edges: int) -> int:
+    """Return how many bytes of recordings are kept: the fewer edges a pass may hold, the less memory there is."""
+    return KEPT_BYTES * min(max_edges, MAX_EDGES) // MAX_EDGES
 
 
 class Repeated:
@@ -22,7 +28,7 @@ class Repeated:
         most_bytes: of the recordings that are kept.
     """
 
-    def __init__(self, gates: Gates, batches: Callable[[], Iterator[GraphBatch]], most_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, gates: Gates, batches: Callable[[], Iterator[GraphBatch]], most_bytes: int) -> None:
         self._gates = gates
         self._batches = batches
         self._left = most_bytes

@@ -35,7 +35,7 @@ from attribench.plugins.registry import METHODS
 from ._constraint import MAX_CHANGED, TOLERANCE, Constraint, Verdict
 from ._gate_networks import EdgeNetwork
 from ._moments import moments, pooled
-from ._repeated import KEPT_BYTES, Repeated
+from ._repeated import Repeated, kept_bytes
 from ._settling import at_rest
 
 WEIGHTS = (10.0, 3.0, 1.0, 0.3, 0.1)
@@ -127,7 +127,9 @@ class InformationBottleneck(Method):
             validation = gates.stream(self.subject.validation, self.subject.max_edges)
             start = self._build(train, seed)
             # Each weight sees the same batches.
-            recordings = Repeated(gates, lambda: self._batches(seed), 0 if given else KEPT_BYTES)
+            recordings = Repeated(
+                gates, lambda: self._batches(seed), 0 if given else kept_bytes(self.subject.max_edges)
+            )
 
             @cache
             def trained(weight: float) -> tuple[list[Readout], Tensor, Verdict]:

@@ -10,6 +10,7 @@ from helpers import bare_batch
 from attribench.model.output import GraphClassification
 from attribench.scoring.agreement import layer_ablations, layer_shares, rank_agreement
 from attribench.scoring.grids import mean_over_graphs
+from attribench.scoring.passes import answered
 
 OUTPUT = GraphClassification()
 
@@ -31,7 +32,7 @@ def test_layer_ablations_by_hand() -> None:
     graphs, labels = weighted_batch([[[1, 2, -0.5]], [[-4, 1, 1]]]), torch.tensor([1, 0])
     with streaming(Additive(3), graphs) as stream:
         before = stream._gates.forward_passes
-        found = layer_ablations(stream, OUTPUT, labels)
+        found = answered(stream, layer_ablations(stream, OUTPUT, labels))
         assert stream._gates.forward_passes - before == 3
     assert found.metric.tolist() == [0.5, 1, 1]
     assert found.unchanged.tolist() == [[True, False], [True, True], [True, True]]
@@ -48,11 +49,11 @@ def test_ablations_in_parts_and_in_another_order() -> None:
     graphs, labels = random_weights([3, 0, 5, 2], 3), torch.tensor([0, 1, 1, 0])
     index = torch.tensor([2, 0, 3, 1])
     with streaming(Additive(3), graphs) as stream:
-        whole = layer_ablations(stream, OUTPUT, labels)
+        whole = answered(stream, layer_ablations(stream, OUTPUT, labels))
     with streaming(Additive(3), graphs, 1) as stream:
-        split = layer_ablations(stream, OUTPUT, labels)
+        split = answered(stream, layer_ablations(stream, OUTPUT, labels))
     with streaming(Additive(3), graphs.select(index)) as stream:
-        moved = layer_ablations(stream, OUTPUT, labels[index])
+        moved = answered(stream, layer_ablations(stream, OUTPUT, labels[index]))
     for other, order in ((split, torch.arange(4)), (moved, index)):
         torch.testing.assert_close(other.divergence, whole.divergence[:, order])
         assert torch.equal(other.unchanged, whole.unchanged[:, order])

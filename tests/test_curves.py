@@ -24,7 +24,7 @@ from attribench.scoring.grids import (
     thinned,
     thinned_masks,
 )
-from attribench.scoring.passes import Effects, effects, masked_passes
+from attribench.scoring.passes import Asking, Effects, Masked, answered, answered_together, effects, masked_passes
 
 OUTPUT = GraphClassification()
 
@@ -46,7 +46,7 @@ LABELS = torch.tensor([1, 1])
 
 def under(masks: list[Tensor], graphs: GraphBatch = GRAPHS, labels: Tensor = LABELS) -> Effects:
     with streaming(Additive(graphs["weight"].shape[1]), graphs) as stream:
-        return effects(stream, OUTPUT, labels, masks)
+        return answered(stream, effects(stream, OUTPUT, labels, masks))
 
 
 def test_effects_by_hand() -> None:
@@ -79,6 +79,33 @@ def test_passes_split_baselines_per_graph_and_record_a_part_once() -> None:
         assert stream._gates.forward_passes == before + 2 * (1 + 2)
     assert split[0][:, 1].tolist() == [1 + 1, -1 + 2]
     assert split[1][:, 1].tolist() == [-2 + 2, 4 + 4]
+
+
+def test_what_several_ask_for_is_recorded_once_and_passed_once() -> None:
+    mask, other, own = bools([[1, 0, 1, 0, 1, 1]]), bools([[0, 0, 1, 0, 1, 0]]), [torch.tensor([0.5]).double()]
+
+    def twice() -> Asking[Tensor]:
+        (first,) = yield [Masked(mask)]
+        (second,) = yield [Masked(other, own)]
+        return torch.stack([first, second])
+
+    def once() -> Asking[Tensor]:
+        return torch.stack((yield [Masked(mask.double()), Masked(mask.clone()), Masked(mask, own), Masked(mask)]))
+
+    def none() -> Asking[Tensor]:
+        return torch.zeros(())
+        yield []
+
+    with streaming(Additive(1), GRAPHS, 1) as stream:
+        before = stream._gates.forward_passes
+        made = answered_together(stream, {"twice": twice(), "once": once(), "none": none()})
+        # Of each of the two graphs: one recording with three passes, as gates of a float may be no mask; one with one.
+        assert stream._gates.forward_passes == before + 2 * (1 + 3) + 2 * (1 + 1)
+        for asked, found in (((mask, None), made["twice"][0]), ((other, own), made["twice"][1])):
+            assert torch.equal(found, stream.forward(asked[0].double(), asked[1]))
+        assert [torch.equal(x, made["twice"][0]) for x in made["once"]] == [True, True, False, True]
+    assert list(made) == ["twice", "once", "none"]
+    assert made["none"].shape == ()
 
 
 def test_passes_refuse_other_shapes_and_outputs_that_are_no_numbers() -> None:
@@ -131,7 +158,7 @@ def test_thinned_masks_depend_on_seed_and_keys_alone() -> None:
 def make_thinned(graphs: GraphBatch, mask: Tensor, labels: Tensor, max_edges: int = MAX_EDGES) -> tuple[Thinned, int]:
     with streaming(Additive(graphs["weight"].shape[1]), graphs, max_edges) as stream:
         before = stream._gates.forward_passes
-        found = thinned(stream, OUTPUT, labels, mask, 7)
+        found = answered(stream, thinned(stream, OUTPUT, labels, mask, 7))
         return found, stream._gates.forward_passes - before
 
 
@@ -191,7 +218,7 @@ def test_scored_above_by_hand() -> None:
 
 def curve(graphs: GraphBatch, values: Tensor, labels: Tensor, max_edges: int = MAX_EDGES) -> SparsityCurve:
     with streaming(Additive(len(values)), graphs, max_edges) as stream:
-        return sparsity_curve(stream, OUTPUT, labels, values)
+        return answered(stream, sparsity_curve(stream, OUTPUT, labels, values))
 
 
 def test_sparsity_curve_by_hand() -> None:
@@ -226,7 +253,7 @@ def test_sparsity_curve_makes_a_pass_for_every_share_below_one() -> None:
     graphs = random_weights([20], 1)
     with streaming(Additive(1), graphs) as stream:
         before = stream._gates.forward_passes
-        sparsity_curve(stream, OUTPUT, LABELS[:1], graphs["weight"].T)
+        answered(stream, sparsity_curve(stream, OUTPUT, LABELS[:1], graphs["weight"].T))
         assert stream._gates.forward_passes - before == 20
 
 
@@ -235,7 +262,7 @@ def test_area_of_unequal_steps() -> None:
     assert area(points, (0, 0.5, 0.75)).tolist() == [0.5 + 0.375, 0.75]
     graphs = random_weights([2], 1)
     with streaming(Additive(1), graphs) as stream, pytest.raises(ValueError, match="ascending"):
-        sparsity_curve(stream, OUTPUT, LABELS[:1], torch.ones(1, 2), shares=(0.5, 0.2))
+        answered(stream, sparsity_curve(stream, OUTPUT, LABELS[:1], torch.ones(1, 2), shares=(0.5, 0.2)))
 
 
 def test_batches_parts_and_orders_make_no_difference() -> None:

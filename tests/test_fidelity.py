@@ -24,6 +24,7 @@ from attribench.model.output_binary import BinaryClassification
 from attribench.model.output_regression import GraphRegression
 from attribench.model.output_sequence import SequenceLabelling
 from attribench.scoring.fidelity import Fidelity, characterization, fidelity, gold_alone, unfaithfulness
+from attribench.scoring.passes import answered
 
 OUTPUT = GraphClassification()
 
@@ -41,7 +42,7 @@ def measure(
     max_edges: int = MAX_EDGES,
 ) -> Fidelity:
     with streaming(model, graphs, max_edges) as stream:
-        found = fidelity(stream, output, gates, labels=labels)
+        found = answered(stream, fidelity(stream, output, gates, labels=labels))
         assert found is not None
         return found
 
@@ -55,7 +56,7 @@ def test_fidelity_by_hand() -> None:
     """Kept 3, 2, -2, 1: as before. The rest -2, -1, -3, 1: the first two change."""
     with streaming(Additive(1), GRAPHS) as stream:
         before = stream._gates.forward_passes
-        found = fidelity(stream, OUTPUT, MASK)
+        found = answered(stream, fidelity(stream, OUTPUT, MASK))
         assert stream._gates.forward_passes == before + 2
     assert found is not None
     assert found.positive.tolist() == [1, 1, 0, 0]
@@ -112,8 +113,8 @@ def test_predictions_that_are_no_classes_have_no_phenomenon() -> None:
     output = GraphRegression(sigma=1.0)
     labels = torch.zeros(4)
     with streaming(Additive(1, columns=1), GRAPHS) as stream:
-        assert fidelity(stream, output, MASK, labels=labels) is None
-        found = fidelity(stream, output, MASK)
+        assert answered(stream, fidelity(stream, output, MASK, labels=labels)) is None
+        found = answered(stream, fidelity(stream, output, MASK))
     assert found is not None
     # From 1, 1, -5, 2: kept 3, 2, -2, 1, the rest -2, -1, -3, 1. Within sigma is no change.
     assert (found.negative.tolist(), found.positive.tolist()) == ([1, 0, 1, 0], [1, 1, 1, 0])
@@ -280,13 +281,13 @@ def test_gold_alone_by_hand() -> None:
     gold = bools([1, 0, 1, 0], [0, 0, 0, 0])
     with streaming(Additive(2), graphs) as stream:
         before = stream._gates.forward_passes
-        kept = gold_alone(stream, OUTPUT, gold)
+        kept = answered(stream, gold_alone(stream, OUTPUT, gold))
         assert stream._gates.forward_passes == before + 1
         assert kept is not None
         assert kept.tolist() == [False, True]
-        assert gold_alone(stream, OUTPUT, gold.any(0, keepdim=True)) is None
+        assert answered(stream, gold_alone(stream, OUTPUT, gold.any(0, keepdim=True))) is None
     with streaming(Additive(1), GRAPHS) as stream:
-        whole = gold_alone(stream, OUTPUT, ~MASK)  # (1, E) of one layer is all that there is to know
+        whole = answered(stream, gold_alone(stream, OUTPUT, ~MASK))  # (1, E) of one layer is all that there is to know
     assert whole is not None
     assert whole.tolist() == [False, False, True, True]
 

@@ -17,11 +17,15 @@ from test_scoring import LAYERED, STARS, attributions, chains
 from attribench.base.closure import modules_reached
 from attribench.base.errors import UserError
 from attribench.base.pieces import Cell
+from attribench.model.gates import Gates
+from attribench.model.graphs import GraphBatch
+from attribench.model.recording import Recording
 from attribench.plugins.method import Attribution
 from attribench.plugins.registry import TASKS
 from attribench.scoring import scorers as registry
 from attribench.scoring.figures import CATALOGUE, LAST, entry_of, figure_of, needs_of
 from attribench.scoring.judge import Judge
+from attribench.scoring.passes import Asking, Masked, masked_passes
 from attribench.scoring.row import Scores
 from attribench.scoring.scorers import GOLD, NO_GOLD, SEVERAL_LAYERS, THRESHOLD, Made, Value, scorer, scorers
 from attribench.scoring.view import View
@@ -123,6 +127,65 @@ def test_a_scorer_that_changes_what_it_is_given_is_refused(own_scorers: None, wh
     scorer("greedy")(greedy)
     with pytest.raises(ValueError, match="expected greedy to leave what it is given as it is"):
         layered([[1, 0, 1, 0, 1, 1], [0, 1, 0, 1, 0, 0]])
+
+
+def test_a_scorer_asks_for_passes_which_are_made_with_those_of_others(
+    own_scorers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows() -> tuple[list[Scores], int, int]:
+        with Judge(STARS, max_edges=3) as judge:  # a graph in a part, so that nothing is kept from walk to walk
+            before = judge._gates.forward_passes
+            found = judge.method_and_controls("method", attributions(), seed=0)
+            return found, recorded.count(1), judge._gates.forward_passes - before
+
+    def counting(gates: Gates, graphs: GraphBatch) -> Recording:
+        recorded.append(graphs.num_graphs)
+        return record(gates, graphs)
+
+    recorded, record = list[int](), Gates.record
+    monkeypatch.setattr(Gates, "record", counting)
+    plain, records, passes = rows()
+    _, again, _ = rows()
+    assert again == 2 * records
+    assert records == 1 + 4 + 2 * 4  # of both splits at the start, of test graphs in a walk for each row
+    asked = list[Masked]()
+
+    @scorer("kept_by_none")
+    def kept_by_none(view: View) -> Asking[dict[str, float]]:
+        asked.append(Masked(torch.zeros_like(view.mask)))
+        (logits,) = yield asked[-1:]
+        (same,) = yield [Masked(view.mask, view.baselines)]
+        assert torch.equal(masked_passes(view.recording, [view.mask], view.baselines)[0], same)
+        return {
+            "kept_by_none": float(view.output.unchanged(view.recording.logits, logits, view.graphs).double().mean())
+        }
+
+    found, _, more = rows()
+    assert [row.figures.pop("kept_by_none") for row in found] == [0.5, 0.5]
+    assert [row.figures for row in found] == [row.figures for row in plain]
+    assert more > passes
+
+
+@pytest.mark.parametrize("asked", [torch.ones(1, 10), [torch.ones(1, 10)], {"mask": 1}])
+def test_a_scorer_that_asks_for_no_passes_is_refused(own_scorers: None, asked: Any) -> None:
+    @scorer("odd")
+    def odd(view: View) -> Any:
+        yield asked
+        return {"odd": 1.0}
+
+    with pytest.raises(ValueError, match=r"expected odd to ask for passes with 'yield \[Masked\(mask\), ...\]'"):
+        stars()
+
+
+def test_a_scorer_that_changes_what_it_is_given_after_it_asked_is_refused(own_scorers: None) -> None:
+    @scorer("late")
+    def late(view: View) -> Asking[dict[str, float]]:
+        yield [Masked(view.mask)]
+        view.mask.fill_(True)
+        return {"late": 1.0}
+
+    with pytest.raises(ValueError, match="expected late to leave what it is given as it is"):
+        stars()
 
 
 @pytest.mark.parametrize(("made", "message"), [(10**400, "at most 64 bits for 'odd'"), ("text", "a number for 'odd'")])

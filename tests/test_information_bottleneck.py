@@ -12,6 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 from torch_geometric.nn import MessagePassing
 
+from attribench.base.limits import MAX_EDGES
 from attribench.base.seeds import derive, generator
 from attribench.checking.methods import contract_subject, random_graphs
 from attribench.model.graphs import GraphBatch
@@ -340,3 +341,8 @@ def test_recordings_are_the_same_whether_they_are_kept_or_made_anew(most_bytes: 
             for call, other in zip(recording.calls, three.calls, strict=True):
                 assert torch.equal(call.messages, other.messages)
     assert {0: made == 3, 3000: 0 < made < 3, 10**9: made == 0}[most_bytes]
+
+
+def test_smaller_passes_keep_fewer_recordings() -> None:
+    whole = repeated.kept_bytes(MAX_EDGES)
+    assert [repeated.kept_bytes(MAX_EDGES * 10), repeated.kept_bytes(MAX_EDGES // 4)] == [whole, whole // 4]

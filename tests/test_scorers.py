@@ -33,7 +33,7 @@ def scored(name: str, value: float | None = None) -> Scores:
             attribution = Attribution(mask.to(torch.float32), hard_mask=mask)
         else:
             attribution = judge.constant("test", value)
-        return judge.score("mine", {"test": attribution}, judge.decide({"test": attribution}))
+        return judge.score("mine", {"test": attribution})
 
 
 def test_all_messages_are_faithful_and_none_are_not_needed() -> None:

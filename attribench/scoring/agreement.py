@@ -11,7 +11,7 @@ from torch import Tensor
 from ..model.gates import Stream
 from ..model.graphs import GraphBatch
 from ..model.output import Output
-from .passes import Effects, effects
+from .passes import Asking, Effects, effects
 
 FEWEST_LAYERS = 3
 """Below it a rank correlation over layers is 1 or -1 by half a chance."""
@@ -36,7 +36,7 @@ def layer_shares(values: Tensor, graphs: GraphBatch) -> Tensor:
     return scored / scored.sum(0)
 
 
-def layer_ablations(stream: Stream, output: Output, labels: Tensor) -> Effects:
+def layer_ablations(stream: Stream, output: Output, labels: Tensor) -> Asking[Effects]:
     """Return what becomes of predictions without the messages of one layer, for each of L: Table 6, L masked passes.
 
     Baselines are zero: the figures are of the model, the same for every method.

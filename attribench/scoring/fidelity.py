@@ -26,7 +26,7 @@ from ..model.baseline import Baseline
 from ..model.gates import Stream
 from ..model.graphs import GraphBatch
 from ..model.output import Output
-from .passes import masked_passes
+from .passes import Asking, Masked
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def fidelity(
     gates: Tensor,
     baselines: Sequence[Tensor | Baseline] | None = None,
     labels: Tensor | None = None,
-) -> Fidelity | None:
+) -> Asking[Fidelity | None]:
     """Return fid+, fid- and unfaithfulness, in two masked passes: one with ``gates``, one with ``1 - gates``.
 
     Args:
@@ -76,8 +76,8 @@ def fidelity(
     graphs, reference = stream.graphs, stream.logits
     if labels is not None and output.predict(reference, graphs).is_floating_point():
         return None
-    gates = gates.to(reference.dtype)
-    kept, rest = masked_passes(stream, [gates, 1 - gates], baselines)
+    complement = ~gates if gates.dtype == torch.bool else 1 - gates
+    kept, rest = yield [Masked(gates, baselines), Masked(complement, baselines)]
     return Fidelity(
         _changed(output, reference, rest, graphs, labels),
         _changed(output, reference, kept, graphs, labels),
@@ -109,7 +109,7 @@ def characterization(positive: Tensor, negative: Tensor, weight: float = 0.5) ->
     return positive * stays / torch.where(bottom > 0, bottom, 1)
 
 
-def gold_alone(stream: Stream, output: Output, gold: Tensor) -> Tensor | None:
+def gold_alone(stream: Stream, output: Output, gold: Tensor) -> Asking[Tensor | None]:
     """Return ``(G,)`` bool: do a graph's predictions stay when exactly the gold messages are kept? One masked pass.
 
     The baseline is zero, which no method has learned. The mean is the share of graphs: where it is far from 1, the gold
@@ -126,7 +126,8 @@ def gold_alone(stream: Stream, output: Output, gold: Tensor) -> Tensor | None:
     """
     if len(gold) != stream.num_layers:
         return None
-    return output.unchanged(stream.logits, masked_passes(stream, [gold])[0], stream.graphs)
+    (logits,) = yield [Masked(gold)]
+    return output.unchanged(stream.logits, logits, stream.graphs)
 
 
 def _changed(output: Output, reference: Tensor, logits: Tensor, graphs: GraphBatch, labels: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from ..model.gates import Stream
 from ..model.graphs import GraphBatch
 from ..model.output import Output
 from ..plugins.masks import random_like, thin, threshold, top_shares
-from .passes import Effects, effects
+from .passes import Asking, Effects, effects
 
 DROPPED = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the retained messages that are dropped at random (Table 5)."""
@@ -61,7 +61,7 @@ def thinned(
     seed: int,
     baselines: Sequence[Tensor | Baseline] | None = None,
     dropped: Sequence[float] = DROPPED,
-) -> Thinned:
+) -> Asking[Thinned]:
     """Return what dropping retained messages at random does (Table 5, Appendix J), in at most 3 S masked passes.
 
     Nothing is dropped from the whole graph at a share of 0, which is no pass: 13 passes for the paper's five shares.
@@ -75,7 +75,7 @@ def thinned(
     """
     triples = [thinned_masks(mask, stream.graphs, share, seed) for share in dropped]
     masks = [mask for kind in zip(*triples, strict=True) for mask in kind]
-    under, count = effects(stream, output, labels, masks, baselines), len(triples)
+    under, count = (yield from effects(stream, output, labels, masks, baselines)), len(triples)
     return Thinned(tuple(dropped), under[:count], under[count : 2 * count], under[2 * count :])
 
 
@@ -139,7 +139,7 @@ def sparsity_curve(
     values: Tensor,
     baselines: Sequence[Tensor | Baseline] | None = None,
     shares: Sequence[float] = GRID,
-) -> SparsityCurve:
+) -> Asking[SparsityCurve]:
     """Return the curve of fidelity over sparsity, in one masked pass for every share below 1: 20 on the grid.
 
     Of each graph the ``ceil(s L E_g)`` messages that are scored highest over all layers are kept; ties are the
@@ -157,4 +157,4 @@ def sparsity_curve(
     if list(shares) != sorted(shares):
         raise ValueError(f"expected ascending shares; got {', '.join(f'{share:g}' for share in shares)}")
     masks = top_shares(values, stream.graphs, shares)
-    return SparsityCurve(tuple(shares), effects(stream, output, labels, masks, baselines))
+    return SparsityCurve(tuple(shares), (yield from effects(stream, output, labels, masks, baselines)))

@@ -24,11 +24,13 @@ from ..scoring import (
     scorers_per_layer,
     scorers_published,
 )
+from .agreement import layer_ablations
 from .decision import Decision, choose_by_f1, choose_by_metric, choose_on_paper_grid
 from .fidelity import gold_alone
+from .passes import answered, answered_together, masked_passes
 from .row import Scores, of_fit
 from .scorers import Made, Scorer, Value, scorers
-from .view import View, masked_output
+from .view import View
 
 T = TypeVar("T")
 
@@ -77,7 +79,7 @@ class Judge:
         return Attribution(scores, hard_mask=scores > 0.5)
 
     @torch.no_grad()
-    def decide(self, attributions: dict[str, Attribution], source: str | None = None) -> Decision:
+    def decide(self, attributions: Mapping[str, Attribution], source: str | None = None) -> Decision:
         """Return which messages count as retained: the method's own mask, or the one of a threshold.
 
         Args:
@@ -99,7 +101,7 @@ class Judge:
         floor = metric(recording.logits, split.labels, split.graphs) - METRIC_FALL
 
         def keeps(t: float) -> bool:
-            logits = masked_output(recording, threshold(on_validation, t), attribution.baselines)
+            (logits,) = masked_passes(recording, [threshold(on_validation, t)], attribution.baselines)
             # Floating point: a fall of exactly one point is accepted.
             return metric(logits, split.labels, split.graphs) >= floor - 1e-9
 
@@ -108,9 +110,13 @@ class Judge:
 
     @torch.no_grad()
     def score(
-        self, name: str, attributions: dict[str, Attribution], decision: Decision | None = None, kind: str = "method"
+        self,
+        name: str,
+        attributions: Mapping[str, Attribution],
+        decision: Decision | None = None,
+        kind: str = "method",
     ) -> Scores:
-        """Score one row from its attributions of ``validation`` and ``test``.
+        """Score one row from its attributions of ``validation`` and ``test``, in one walk over the test graphs.
 
         The mask whose retained share is reported is the mask that is scored and whose prediction is checked.
         """
@@ -123,7 +129,9 @@ class Judge:
             kind,
             self.ablations,
         )
-        made = {one: one(view) for one in scorers() if one.applies(view)}
+        asking = {one: one(view) for one in scorers() if one.applies(view)}
+        # Rows are walked one after the other: masks take a byte a message, and a row asks for some forty.
+        made = answered_together(view.recording, asking)
         figures: dict[str, Value] = _merged(one.figures for one in made.values())
         per_graph = _merged([_identity(view), *(one.per_graph for one in made.values())])
         layers = _merged_layers(list(made.values()), self.num_layers)
@@ -167,7 +175,8 @@ class Judge:
     def predicted_without_messages(self) -> dict[str, float]:
         """Return the share of test graphs in each class when every message is dropped; none without classes."""
         recording = self.recordings["test"]
-        classes = self.problem.output.classes(recording.forward(recording.ones() * 0), recording.graphs)
+        (closed,) = masked_passes(recording, [recording.ones() * 0])
+        classes = self.problem.output.classes(closed, recording.graphs)
         if classes is None:
             return {}
         counts = torch.bincount(classes, minlength=2).double() / max(1, len(classes))
@@ -179,18 +188,15 @@ class Judge:
         if self._ablations is not None:
             return self._ablations
         recording, labels = self.recordings["test"], self.problem.splits["test"].labels
-        figures = []
-        for k in range(self.num_layers):
-            gates = recording.ones()
-            gates[k] = 0
-            figures.append(self.problem.output.metric(recording.forward(gates), labels, recording.graphs))
-        self._ablations = figures
-        return figures
+        without = answered(recording, layer_ablations(recording, self.problem.output, labels))
+        self._ablations = without.metric.tolist()
+        return self._ablations
 
     def gold_alone(self) -> dict[str, float]:
         """Return the share of test graphs whose prediction exactly the gold messages keep; none without such gold."""
         gold = self.problem.splits["test"].gold
-        kept = None if gold is None else gold_alone(self.recordings["test"], self.problem.output, gold)
+        recording = self.recordings["test"]
+        kept = None if gold is None else answered(recording, gold_alone(recording, self.problem.output, gold))
         return {} if kept is None else {"unchanged_by_gold_alone": float(kept.double().mean())}
 
 

@@ -5,15 +5,17 @@ How figures are called, meant and printed stands in :mod:`.figures`, which is no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from ..base.errors import UserError
 from .families import fits
+from .passes import Asking, Masked
 from .view import View
 
 if TYPE_CHECKING:
@@ -62,8 +64,10 @@ class Made:
     layers: Sequence[Mapping[str, Value]] = ()
 
 
-Function: TypeAlias = Callable[[View], Made | Mapping[str, Value]]
+Result: TypeAlias = Made | Mapping[str, Value]
+Function: TypeAlias = Callable[[View], Result | Asking[Made] | Asking[Mapping[str, Value]]]
 F = TypeVar("F", bound=Function)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -90,19 +94,15 @@ class Scorer:
         """Say whether a row has what the scorer needs."""
         return all(need.met(view) for need in self.needs)
 
-    def __call__(self, view: View) -> Made:
-        """Return what the function makes of a row.
+    def __call__(self, view: View) -> Asking[Made]:
+        """Return what the function makes of a row, asking for the passes that it asks for.
 
         Raises:
             ValueError: when it makes a figure that it does not list, or what can be neither stored nor compared.
         """
-        who, shape, given = self.function.__name__, (view.graphs.num_graphs,), view.given()
-        before = [tensor._version for tensor in given]
-        found = self.function(view)
-        if [tensor._version for tensor in given] != before:
-            raise ValueError(
-                f"expected {self.function.__name__} to leave what it is given as it is; it changes it: clone()"
-            )
+        found = self._unchanging(view, lambda: self.function(view))
+        if isinstance(found, Generator):
+            found = yield from self._asking(view, found)
         if not isinstance(found, Made | Mapping):
             raise ValueError(f"expected {self.function.__name__} to return figures by name; got {type(found).__name__}")
         made = found if isinstance(found, Made) else Made(found)
@@ -123,6 +123,38 @@ class Scorer:
                 raise ValueError(f"expected an array {shape} for {name!r} of {who}; got {np.shape(column)}")
         return made
 
+    def _asking(self, view: View, function: Asking[Result]) -> Asking[Result]:
+        """Hand on what the function asks for, and what is answered."""
+        answer: list[Tensor] | None = None
+
+        def step() -> tuple[Sequence[Masked] | None, Result]:
+            try:
+                return (next(function) if answer is None else function.send(answer)), {}
+            except StopIteration as ended:
+                return None, ended.value
+
+        while True:
+            asked, result = self._unchanging(view, step)
+            if asked is None:
+                return result
+            if not (isinstance(asked, list | tuple) and all(isinstance(one, Masked) for one in asked)):
+                raise ValueError(
+                    f"expected {self.function.__name__} to ask for passes with 'yield [Masked(mask), ...]'; got "
+                    f"{type(asked).__name__}"
+                )
+            answer = yield asked
+
+    def _unchanging(self, view: View, act: Callable[[], T]) -> T:
+        """Return what is made, of what is left as it is."""
+        given = view.given()
+        before = [tensor._version for tensor in given]
+        found = act()
+        if [tensor._version for tensor in given] != before:
+            raise ValueError(
+                f"expected {self.function.__name__} to leave what it is given as it is; it changes it: clone()"
+            )
+        return found
+
 
 _SCORERS: dict[str, Scorer] = {}
 
@@ -133,6 +165,9 @@ def scorer(*figures: str | Figure, needs: Sequence[Need] = ()) -> Callable[[F], 
     The function gets a :class:`View` and returns its figures by name, plain numbers or None, or :class:`Made` where it
     also has values per graph or layer. It runs without gradients and must be pure: it changes nothing in the view, and
     draws at random from seeds of :func:`.derive` alone.
+
+    Outputs under other masks it asks for: ``outputs = yield [Masked(mask), Masked(other, view.baselines)]``. They are
+    made together with what other scorers ask for: each part of the graphs is recorded once, and no pass is made twice.
 
     Args:
         figures: all that the function may make: a name, of which the catalogue in :mod:`.figures` says what it means,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ..base.seeds import derive
 from .grids import mean_over_graphs, scored_above, sparsity_curve, thinned
+from .passes import Asking
 from .scorers import METHOD, Made, Value, scorer
 from .view import View
 
@@ -15,10 +16,10 @@ everything."""
 
 
 @scorer(*(f"metric_{kind}_dropping_{{share}}" for kind in KINDS), needs=[METHOD])
-def dropping(view: View) -> Mapping[str, Value]:
+def dropping(view: View) -> Asking[Mapping[str, Value]]:
     """Score the task's metric as retained messages are dropped at random, and as many messages of all (Table 5)."""
     mask = view.mask if view.attribution.per_layer else view.mask[:1]  # one mask loses the same edges in every layer
-    found = thinned(view.recording, view.output, view.labels, mask, derive("dropping"), view.baselines)
+    found = yield from thinned(view.recording, view.output, view.labels, mask, derive("dropping"), view.baselines)
     return {
         f"metric_{kind}_dropping_{share:g}": float(metric)
         for kind, effects in zip(KINDS, (found.kept, found.cut, found.random), strict=True)
@@ -39,9 +40,9 @@ def levels(view: View) -> Made:
     "unchanged_area", "divergence_area",
     *(f"{name}_keeping_{{share}}" for name in ("metric", "unchanged", "divergence")), needs=[METHOD],
 )  # fmt: skip
-def sparsity(view: View) -> Made:
+def sparsity(view: View) -> Asking[Made]:
     """Score what is left as ever more of the highest scores are kept, and the area under it."""
-    curve = sparsity_curve(view.recording, view.output, view.labels, view.values, view.baselines)
+    curve = yield from sparsity_curve(view.recording, view.output, view.labels, view.values, view.baselines)
     columns = {"unchanged_area": curve.unchanged_area, "divergence_area": curve.divergence_area}
     figures: dict[str, Value] = {name: float(x.mean()) for name, x in columns.items()}
     points = {

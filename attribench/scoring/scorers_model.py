@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..base.seeds import derive
 from ..plugins.masks import normalise, thin, top_shares
+from .passes import Asking, Masked
 from .scorers import NO_GOLD, RANDOMISED, Made, Value, scorer
 from .view import View
 
@@ -30,12 +32,13 @@ BOTH = ("own", "zero")
     "retained", *(f"{name}_{which}" for which in BOTH for name in ("unchanged", "divergence", "metric")),
     *(f"unchanged_{which}_predicted_{{label}}" for which in BOTH),
 )  # fmt: skip
-def under_the_mask(view: View) -> Made:
+def under_the_mask(view: View) -> Asking[Made]:
     """Score the prediction, D* and the task's metric under the scored mask."""
     output, before, graphs = view.output, view.recording.logits, view.graphs
     figures: dict[str, Value] = {"retained": float(view.mask.double().mean())}
     per_graph = {"retained_messages": graphs.sum_per_graph(view.mask.long().sum(0)).cpu().numpy()}
-    for which, logits in view.logits.items():
+    under = yield [Masked(view.mask, view.baselines), Masked(view.mask)]
+    for which, logits in zip(BOTH, under, strict=True):
         unchanged = output.unchanged(before, logits, graphs)
         divergence = output.divergence(before, logits, graphs)
         figures[f"unchanged_{which}"] = float(unchanged.double().mean())
@@ -50,35 +53,33 @@ def under_the_mask(view: View) -> Made:
 
 
 @scorer(*(f"{name}_{which}_at_{{share}}" for which in BOTH for name in ("unchanged", "divergence")))
-def at_equal_sparsity(view: View) -> Mapping[str, Value]:
+def at_equal_sparsity(view: View) -> Asking[Mapping[str, Value]]:
     """Score prediction and D* with the same share of every graph's messages retained, the highest scores."""
     output, before, graphs = view.output, view.recording.logits, view.graphs
     figures: dict[str, Value] = {}
-    for share, top in zip(SHARES, top_shares(view.values, graphs, SHARES), strict=True):
-        for which, baselines in zip(BOTH, (view.baselines, None), strict=True):
-            logits = view.masked(top, baselines)
-            unchanged = output.unchanged(before, logits, graphs).double().mean()
-            divergence = output.divergence(before, logits, graphs).double().mean()
-            figures[f"unchanged_{which}_at_{share:g}"] = float(unchanged)
-            figures[f"divergence_{which}_at_{share:g}"] = float(divergence)
+    tops = top_shares(view.values, graphs, SHARES)
+    under = yield [Masked(top, baselines) for top in tops for baselines in (view.baselines, None)]
+    for (share, which), logits in zip(product(SHARES, BOTH), under, strict=True):
+        unchanged = output.unchanged(before, logits, graphs).double().mean()
+        divergence = output.divergence(before, logits, graphs).double().mean()
+        figures[f"unchanged_{which}_at_{share:g}"] = float(unchanged)
+        figures[f"divergence_{which}_at_{share:g}"] = float(divergence)
     return figures
 
 
 @scorer("metric_fall", "metric_fall_thinned_to_{share}", needs=[NO_GOLD])
-def need(view: View) -> Mapping[str, Value]:
+def need(view: View) -> Asking[Mapping[str, Value]]:
     """Score what the task's metric loses under the mask, and with a part of what the mask retains.
 
     Which part is the same for every method, as far as their masks are the same.
     """
-    metric, graphs, num_layers = view.output.metric, view.graphs, len(view.mask)
-    whole = metric(view.recording.logits, view.labels, graphs)
-    figures: dict[str, Value] = {"metric_fall": whole - metric(view.logits["own"], view.labels, graphs)}
+    metric, labels, graphs = view.output.metric, view.labels, view.graphs
     own = view.mask if view.attribution.per_layer else view.mask[:1]  # one mask is thinned once
-    for share in THINNED:
-        part = thin(own, graphs, share, derive("thinned")).expand(num_layers, -1)
-        logits = view.masked(part, view.baselines)
-        figures[f"metric_fall_thinned_to_{share:g}"] = whole - metric(logits, view.labels, graphs)
-    return figures
+    parts = [thin(own, graphs, share, derive("thinned")) for share in THINNED]
+    under = yield [Masked(mask, view.baselines) for mask in (view.mask, *parts)]
+    whole = metric(view.recording.logits, labels, graphs)
+    names = ("metric_fall", *(f"metric_fall_thinned_to_{share:g}" for share in THINNED))
+    return {name: whole - metric(logits, labels, graphs) for name, logits in zip(names, under, strict=True)}
 
 
 @scorer("randomisation_correlation", needs=[RANDOMISED])

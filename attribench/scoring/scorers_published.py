@@ -9,6 +9,7 @@ import torch
 from .agreement import layer_shares, rank_agreement
 from .fidelity import fidelity
 from .grids import mean_over_graphs
+from .passes import Asking
 from .scorers import GOLD, METHOD, SEVERAL_LAYERS, Made, Value, scorer
 from .undirected import pair_counts
 from .view import View
@@ -17,9 +18,9 @@ PER_GRAPH = ("fidelity_plus", "fidelity_minus", "unfaithfulness")
 
 
 @scorer(*PER_GRAPH, "characterization", needs=[METHOD])
-def as_pyg_defines(view: View) -> Made:
+def as_pyg_defines(view: View) -> Asking[Made]:
     """Score the mask as ``torch_geometric.explain.metric`` does, with the model's prediction and a zero baseline."""
-    found = fidelity(view.recording, view.output, view.mask)
+    found = yield from fidelity(view.recording, view.output, view.mask)
     if found is None:
         return Made()
     columns = dict(zip(PER_GRAPH, (found.positive, found.negative, found.unfaithfulness), strict=True))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..model.gates import Stream
@@ -18,9 +16,6 @@ from ..plugins.masks import normalise
 from ..plugins.method import Attribution
 from ..plugins.task import Problem
 from .decision import Decision
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,25 +117,3 @@ class View:
         """Every predicted class with which graphs have it ``(G,)`` bool; none where it predicts none."""
         classes = self.classes
         return [] if classes is None else [(label, classes == label) for label in np.unique(classes)]
-
-    @cached_property
-    def logits(self) -> dict[str, Tensor]:
-        """The output under the scored mask with the method's ``own`` baseline and with ``zero``."""
-        return {"own": self.masked(self.mask, self.baselines), "zero": self.masked(self.mask)}
-
-    def masked(self, mask: Tensor, baselines: Sequence[Tensor] | None = None) -> Tensor:
-        """Return the output under another mask ``(L, E)``; see :func:`masked_output`."""
-        return masked_output(self.recording, mask, baselines)
-
-
-def masked_output(recording: Stream, mask: Tensor, baselines: Sequence[Tensor] | None) -> Tensor:
-    """Return the output under a mask.
-
-    Raises:
-        ValueError: when it is not finite: what would be compared with it is no number.
-    """
-    with torch.no_grad():
-        logits = recording.forward(mask.to(recording.logits.dtype), baselines)
-    if not bool(torch.isfinite(logits).all()):
-        raise ValueError("expected a finite output under the mask; got NaN or infinity: guard divisions in the model")
-    return logits
