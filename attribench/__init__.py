@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .base.errors import UserError as UserError
     from .base.seeds import derive as derive
     from .base.seeds import generator as generator
+    from .model.adjacency import AdjacencyLayer as AdjacencyLayer
+    from .model.adjacency import Padding as Padding
     from .model.baseline import Baseline as Baseline
     from .model.gates import Gates as Gates
     from .model.graphs import GraphBatch as GraphBatch

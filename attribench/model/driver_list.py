@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 from torch_geometric.nn import FastRGCNConv, MessagePassing, RGCNConv
 
+from .adjacency import AdjacencyLayer
+from .adjacency_driver import AdjacencyDriver
 from .driver import Driver, Session
 from .pyg import PyGDriver
 from .relational import RelationalDriver
@@ -13,6 +15,7 @@ DRIVERS: list[tuple[type[nn.Module], type[Driver]]] = [
     (FastRGCNConv, PyGDriver),  # which is an RGCNConv to Python
     (RGCNConv, RelationalDriver),
     (MessagePassing, PyGDriver),
+    (AdjacencyLayer, AdjacencyDriver),
 ]
 """Types of layers and their drivers; the first that matches and fits drives the layer."""
 

@@ -87,7 +87,8 @@ class Gates:
             if not self.layers:
                 raise UnsupportedModelError(
                     "expected a model with PyG MessagePassing layers; got none in "
-                    f"{self.model.called}: pass its messages with torch_geometric.nn.MessagePassing"
+                    f"{self.model.called}: pass its messages with torch_geometric.nn.MessagePassing, or by adjacency "
+                    "matrices with attribench.AdjacencyLayer"
                 )
             self._evaluating.__enter__()
             for driver in self._drivers:

@@ -13,7 +13,7 @@ class GraphModel(nn.Module):
 
     Nothing that :meth:`encode` does can depend on a gate, so it is computed once for all gated passes over a batch.
     A model whose author cannot split it leaves ``encode`` alone and does everything in ``decode``.
-    Messages must be passed by PyG's ``MessagePassing`` layers inside ``decode``.
+    Messages must be passed by PyG's ``MessagePassing`` layers, or by ``AdjacencyLayer``, inside ``decode``.
     """
 
     def encode(self, graphs: GraphBatch) -> Any:

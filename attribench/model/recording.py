@@ -96,17 +96,24 @@ class Recording:
             )
         return logits
 
-    def closing(
+    def gating(
         self, k: int, gates: Gate | None, baselines: Sequence[Baseline] | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return z ``(E,)`` and b, ``(1, D)`` or ``(E, D)``, of layer ``k``; None for open gates and zero baselines."""
+    ) -> tuple[Tensor | None, Baseline | None]:
+        """Return z ``(E,)`` and b of layer ``k``; None for open gates and zero baselines."""
         z = None if gates is None else gates[k]
         if z is not None and z.shape != (self.graphs.num_edges,):
             raise ValueError(f"expected {self.graphs.num_edges} gates for call {k}; got {tuple(z.shape)}")
         if baselines is None or z is None:
             return z, None
         baselines[k].check(self.graphs, self.calls[k].width, f"a baseline for call {k}")
-        return z, baselines[k].spread(self.graphs)
+        return z, baselines[k]
+
+    def closing(
+        self, k: int, gates: Gate | None, baselines: Sequence[Baseline] | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the same with b of every message, ``(1, D)`` or ``(E, D)``."""
+        z, b = self.gating(k, gates, baselines)
+        return z, None if b is None else b.spread(self.graphs)
 
     def gate(self, k: int, messages: Tensor, gates: Gate | None, baselines: Sequence[Baseline] | None) -> Tensor:
         """Apply Eq. 3 to the messages of layer ``k``; self-loops that the layer appended stay open."""

@@ -1,0 +1,318 @@
+"""Layers of adjacency matrices are gated on their entries exactly as layers with a message for every edge (Eq. 10)."""
+
+from typing import Any
+
+import pytest
+import torch
+from helpers import WIDTH, random_batch
+from torch import Tensor, nn
+from torch_geometric.nn import GCNConv, MessagePassing
+
+from attribench.model.adjacency import AdjacencyLayer, Padding
+from attribench.model.baseline import Baseline
+from attribench.model.driver_list import layers_without_messages
+from attribench.model.gates import Gates, UnsupportedModelError
+from attribench.model.graphs import GraphBatch
+from attribench.model.integrity import differences, fingerprint
+from attribench.model.model import GraphModel
+from attribench.model.output import GraphClassification
+from attribench.plugins.task import SPLITS, Problem, Split
+
+RELATIONS = 3
+
+
+def simple(sizes: list[tuple[int, int]], seed: int = 0) -> GraphBatch:
+    """Random graphs in float64 with at most one edge of a relation from a node to another."""
+    graphs = random_batch(sizes, seed).to(torch.float64)
+    return coalesced(graphs)
+
+
+def coalesced(graphs: GraphBatch) -> GraphBatch:
+    keys = (graphs.edge_index[0] * graphs.num_nodes + graphs.edge_index[1]) * RELATIONS + graphs["edge_type"]
+    first = torch.zeros(graphs.num_edges, dtype=torch.bool)
+    first[[keys.tolist().index(key) for key in keys.unique().tolist()]] = True
+    return graphs.keep_edges(first)
+
+
+class DenseRGCN(AdjacencyLayer):
+    """A relation's messages, averaged over the node's edges of that relation."""
+
+    def __init__(self, width: int = WIDTH, relation: str | None = "edge_type") -> None:
+        super().__init__(relation)
+        self.weight = nn.Parameter(torch.randn(RELATIONS, width, width))
+        self.root = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
+        messages = torch.einsum("gvi,rio->grvo", h, self.weight)
+        out: Tensor = (self.aggregate(adjacency, messages) + self.root(h)).tanh()
+        return out
+
+
+class ListRGCN(MessagePassing):
+    """The same with a message for every edge; what averages comes after the gates."""
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__(aggr="sum")
+        self.weight = nn.Parameter(torch.randn(RELATIONS, width, width))
+        self.root = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, edge_index: Tensor, edge_type: Tensor, share: Tensor) -> Tensor:
+        sums: Tensor = self.propagate(edge_index, x=h, edge_type=edge_type, share=share)
+        return torch.tanh(sums + self.root(h))
+
+    def message(self, x_j: Tensor, edge_type: Tensor) -> Tensor:
+        return (x_j[:, None] @ self.weight[edge_type])[:, 0]
+
+    def aggregate(self, inputs: Tensor, index: Tensor, share: Tensor, dim_size: int) -> Tensor:
+        return inputs.new_zeros(dim_size, inputs.shape[1]).index_add(0, index, share[:, None] * inputs)
+
+
+def shares(graphs: GraphBatch) -> Tensor:
+    """One over the number of a node's edges of a relation, for every edge ``(E,)``."""
+    place = graphs.edge_index[1] * RELATIONS + graphs["edge_type"]
+    return place.bincount(minlength=graphs.num_nodes * RELATIONS)[place].double().reciprocal()
+
+
+class Dense(GraphModel):
+    """Layers on padded graphs; a sum over nodes at the end."""
+
+    def __init__(self, layers: int = 2, layer: type[AdjacencyLayer] = DenseRGCN) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(layer() for _ in range(layers))
+        self.readout = nn.Linear(WIDTH, 2)
+
+    def adjacency(self, graphs: GraphBatch, padding: Padding) -> Tensor:
+        return padding.matrices(shares(graphs).to(graphs["x"].dtype))
+
+    def padding(self, graphs: GraphBatch) -> Padding:
+        return Padding.of(graphs, graphs["edge_type"], RELATIONS)
+
+    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
+        padding = self.padding(graphs)
+        adjacency, h = self.adjacency(graphs, padding), padding.pad(graphs["x"])
+        for layer in self.layers:
+            h = layer(h, adjacency)
+        whole = h.new_zeros(graphs.num_graphs, WIDTH).index_add(0, graphs.batch, padding.nodes(h))
+        out: Tensor = self.readout(whole)
+        return out
+
+
+class List(GraphModel):
+    def __init__(self, layers: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(ListRGCN() for _ in range(layers))
+        self.readout = nn.Linear(WIDTH, 2)
+
+    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
+        h, share = graphs["x"], shares(graphs)
+        for layer in self.layers:
+            h = layer(h, graphs.edge_index, graphs["edge_type"], share)
+        out: Tensor = self.readout(h.new_zeros(graphs.num_graphs, WIDTH).index_add(0, graphs.batch, h))
+        return out
+
+
+SIZES = [(4, 9), (2, 1), (6, 14), (3, 0), (1, 0)]
+
+
+def both() -> tuple[GraphModel, GraphModel]:
+    dense, listed = Dense().double(), List().double()
+    listed.load_state_dict(dense.state_dict())
+    return dense, listed
+
+
+def test_padding_puts_nodes_and_edges_where_they_are_found_again() -> None:
+    graphs = simple(SIZES)
+    padding = Padding.of(graphs, graphs["edge_type"], RELATIONS)
+    assert padding.shape == (5, RELATIONS, 6, 6)
+    assert torch.equal(padding.nodes(padding.pad(graphs["x"])), graphs["x"])
+    values = torch.arange(graphs.num_edges) + 1.0
+    matrices = padding.matrices(values)
+    assert matrices.count_nonzero() == graphs.num_edges
+    local = graphs.edge_index - graphs.node_ptr[graphs.edge_graph]
+    assert torch.equal(matrices[graphs.edge_graph, graphs["edge_type"], local[1], local[0]], values)
+    assert Padding.of(graphs, graphs["edge_type"], RELATIONS, 9).shape[-1] == 9
+
+
+def test_entries_are_gated_as_messages_are_with_baselines_of_every_kind() -> None:
+    graphs, draw = simple(SIZES), torch.Generator().manual_seed(1)
+    edges, count = graphs.num_edges, graphs.num_graphs
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=draw, dtype=torch.float64)
+
+    z = random(2, edges)
+    choices: list[Any] = [
+        None,
+        [random(WIDTH), random(WIDTH)],
+        [random(count, WIDTH), random(count, 1)],
+        [Baseline.per_edge(random(edges, WIDTH)), Baseline.per_edge(random(edges, 1))],
+        [random(1), Baseline.per_edge(random(edges, WIDTH))],
+    ]
+    found = []
+    for model in both():
+        before = fingerprint(model, graphs)
+        with Gates(model) as gates:
+            recording = gates.record(graphs)
+            found.append([recording.logits, *(recording.forward(z, choice) for choice in choices)])
+            found[-1].append(recording.forward([None, z[1]], choices[1]))
+            assert torch.equal(recording.forward(recording.ones()), recording.logits)
+            assert torch.equal(recording.forward(recording.ones(), choices[1]), recording.logits)
+            call = recording.calls[1]
+        assert differences(before, fingerprint(model, graphs)) == []
+        assert (call.width, call.h_source.shape) == (WIDTH, (graphs.num_nodes, WIDTH))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_gates_and_baselines_are_those_of_messages_and_right() -> None:
+    graphs, draw = simple(SIZES), torch.Generator().manual_seed(1)
+    given = [torch.rand(2, graphs.num_edges, generator=draw).double(), *torch.rand(2, WIDTH, generator=draw).double()]
+    found = []
+    for model in both():
+        inputs = [x.clone().requires_grad_() for x in given]
+        with Gates(model) as gates:
+            recording = gates.record(graphs)
+            logits = recording.forward(inputs[0], inputs[1:])
+            found.append(torch.autograd.grad(logits[:, 0].sum(), inputs))
+            if isinstance(model, Dense):
+                torch.autograd.gradcheck(lambda z, *b, record=recording: record.forward(z, b), inputs)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+def test_graphs_are_gated_the_same_alone_and_padded_beside_larger_ones() -> None:
+    graphs = simple(SIZES)
+    z = torch.rand(2, graphs.num_edges, generator=torch.Generator().manual_seed(1)).double()
+    with Gates(Dense().double()) as gates:
+        whole = gates.record(graphs).forward(z)
+        for g in range(graphs.num_graphs):
+            index = torch.tensor([g])
+            alone = gates.record(graphs.select(index)).forward(z[:, graphs.edges_of(index)])
+            torch.testing.assert_close(alone[0], whole[g], rtol=1e-12, atol=1e-12)
+
+
+class DenseGCN(AdjacencyLayer):
+    """A graph convolution of Kipf & Welling as many write it, with loops in the matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH, bias=False)
+
+    def forward(self, *, x: Tensor, adjacency: Tensor) -> Tensor:
+        out: Tensor = self.aggregate(messages=self.linear(x), adjacency=adjacency).relu()
+        return out
+
+
+class GCN(GraphModel):
+    def __init__(self, dense: bool) -> None:
+        super().__init__()
+        self.dense = dense
+        self.layers = nn.ModuleList(DenseGCN() if dense else GCNConv(WIDTH, WIDTH, bias=False) for _ in range(2))
+        self.readout = nn.Linear(WIDTH, 2)
+        draw = torch.Generator().manual_seed(0)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, generator=draw)
+
+    def decode(self, graphs: GraphBatch, state: Any) -> Tensor:
+        h = graphs["x"]
+        padding = Padding.of(graphs)
+        a = padding.matrices(h.new_ones(graphs.num_edges)) + torch.eye(padding.shape[-1]).to(h)
+        scale = a.sum(-1)[:, 0].rsqrt()
+        a = scale[..., None] * a[:, 0] * scale[:, None]
+        for layer in self.layers:
+            if self.dense:
+                h = padding.nodes(layer(x=padding.pad(h), adjacency=a))
+            else:
+                h = layer(h, graphs.edge_index).relu()
+        out: Tensor = self.readout(h.new_zeros(graphs.num_graphs, WIDTH).index_add(0, graphs.batch, h))
+        return out
+
+
+def test_a_dense_gcn_is_driven_as_pygs_is() -> None:
+    graphs = simple(SIZES)
+    graphs = graphs.keep_edges(graphs["edge_type"] == 0)  # one relation, so that no two edges are one entry
+    z = torch.rand(2, graphs.num_edges, generator=torch.Generator().manual_seed(1)).double()
+    found = []
+    for dense in (True, False):
+        with Gates(GCN(dense).double()) as gates:
+            recording = gates.record(graphs)
+            found.append([recording.logits, recording.forward(z)])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+def test_a_problem_of_such_layers_is_sound_and_says_that_it_sends_no_vectors() -> None:
+    splits = {
+        name: Split(coalesced(random_batch([(4, 6)] * 10, i)), torch.arange(10) % 2) for i, name in enumerate(SPLITS)
+    }
+    model = Dense()
+    assert Problem(model, GraphClassification(), splits).findings.num_layers == 2
+    assert set(layers_without_messages(model)) == {"DenseRGCN"}
+
+
+class Beside(DenseRGCN):
+    """Also lets nodes hear of each other out of the gates' reach."""
+
+    def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
+        return super().forward(h, adjacency) + adjacency.sum(1) @ h
+
+
+def test_what_goes_beside_the_sum_of_messages_is_refused() -> None:
+    splits = {
+        name: Split(coalesced(random_batch([(4, 6)] * 10, i)), torch.arange(10) % 2) for i, name in enumerate(SPLITS)
+    }
+    with pytest.raises(UnsupportedModelError, match="expected nothing to go over edges but the layers' messages"):
+        _ = Problem(Dense(layer=Beside), GraphClassification(), splits).findings
+
+
+class Turned(Dense):
+    def adjacency(self, graphs: GraphBatch, padding: Padding) -> Tensor:
+        return super().adjacency(graphs, padding).transpose(-1, -2)
+
+
+class Single(Dense):
+    def adjacency(self, graphs: GraphBatch, padding: Padding) -> Tensor:
+        return super().adjacency(graphs, padding)[:, 0]
+
+
+class Small(Dense):
+    def adjacency(self, graphs: GraphBatch, padding: Padding) -> Tensor:
+        return super().adjacency(graphs, padding) > 0
+
+
+class Named(DenseRGCN):
+    def __init__(self) -> None:
+        super().__init__(relation="kind")
+
+
+class Early(Dense):
+    def encode(self, graphs: GraphBatch) -> Tensor:
+        return self.decode(graphs, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            Turned(),
+            r"has \d+ entries that are no edges of the graphs, such as that of relation \d from node \d to node \d",
+        ),
+        (Single(), r"aggregates matrices of shape \(5, 6, 6\) and messages of shape \(5, 3, 6, 4\) of 5 graphs"),
+        (Small(), "has matrices of torch.bool, which no gate can multiply"),
+        (
+            Dense(layer=Named),
+            "has a matrix for every 'kind' of edges, which have none: use relation=, one of edge_type",
+        ),
+        (Early(), "passes messages in encode"),
+    ],
+)
+def test_what_cannot_be_gated_is_refused(model: GraphModel, message: str) -> None:
+    with Gates(model.double()) as gates, pytest.raises(UnsupportedModelError, match=message):
+        gates.record(simple(SIZES))
+
+
+def test_edges_that_are_one_entry_and_relations_without_a_matrix_are_refused() -> None:
+    graphs = simple(SIZES)
+    with Gates(Dense()) as gates, pytest.raises(UnsupportedModelError, match="has one entry for several edges"):
+        gates.record(random_batch([(2, 9)]))
+    with pytest.raises(UnsupportedModelError, match="expected a relation from 0 to 1 for each of"):
+        Padding.of(graphs, graphs["edge_type"], 2)
