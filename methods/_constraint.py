@@ -6,7 +6,9 @@ their labels in one sentence of five. So both are asked for. No label is read.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,19 +23,26 @@ D* has a heavy tail: one graph of 1,500 where a sure model changes its mind, at 
 """
 
 
+Sample: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""Of G graphs D* ``(G,)``, and ``Output.changes``, ``(G,)`` each: predictions that change, and all that there are."""
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """What a mask does to a sample of graphs.
+    """What a mask does to graphs.
 
     Args:
         divergence: mean D* in nats, of a graph's mean over its units of output.
         changed: share of predictions that change, see ``Output.changes``.
         strain: the larger of both, with their standard errors, in parts of what is allowed: at most 1 is feasible.
+        alone: the number of the sample that rules the constraint out by itself, of which D* and share are then told;
+            None where there is none.
     """
 
     divergence: float
     changed: float
     strain: float
+    alone: int | None = None
 
     @property
     def feasible(self) -> bool:
@@ -60,18 +69,51 @@ class Constraint:
         """Return ``(G,)`` bool for graphs each by itself, from D* ``(G,)`` and ``Output.changes``, ``(G,)`` each."""
         return (divergence <= self.tolerance) & (changed <= self.max_changed * predictions)
 
-    def judge(self, divergence: Tensor, changed: Tensor, predictions: Tensor) -> Verdict:
-        """Judge graphs together, from D* ``(G,)`` and ``Output.changes``, ``(G,)`` each."""
-        mean = float(divergence.mean())
-        error = float(divergence.clamp(max=CERTAIN).std(correction=0)) / len(divergence) ** 0.5
-        count = max(1, int(predictions.sum()))
-        share = int(changed.sum()) / count
-        uncertain = (share * (1 - share) / count) ** 0.5
-        strains = (
-            _ratio(mean + self.margin * error, self.tolerance),
-            _ratio(min(1.0, share + self.margin * uncertain), self.max_changed),  # no more than all of them change
-        )
-        return Verdict(mean, share, max(strains))
+    def judge(self, *samples: Sample) -> Verdict:
+        """Judge the graphs of all samples together; and no sample may rule the constraint out by itself.
+
+        A small sample that is unlike the others would be outvoted: it is enough that what it shows, less the margin, is
+        more than what is allowed.
+        """
+        divergence, changed, predictions = (torch.cat(column) for column in zip(*samples, strict=True))
+        whole = _Figures.of((divergence, changed, predictions))
+        together = max(
+            _ratio(whole.divergence + self.margin * whole.error, self.tolerance),
+            _ratio(min(1.0, whole.changed + self.margin * whole.spread(whole.changed)), self.max_changed),
+        )  # no more than all of them change
+        own = [_Figures.of(sample) for sample in samples]
+        strains = [
+            max(
+                _ratio(one.divergence - self.margin * one.error, self.tolerance),
+                _ratio(one.changed - self.margin * one.spread(self.max_changed), self.max_changed),
+            )
+            for one in own
+        ]
+        worst = max(range(len(own)), key=strains.__getitem__)
+        if strains[worst] > max(1.0, together):
+            return Verdict(own[worst].divergence, own[worst].changed, strains[worst], worst)
+        return Verdict(whole.divergence, whole.changed, together)
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """Mean D* of a sample with its standard error, and the share of its predictions that change, and their number."""
+
+    divergence: float
+    error: float
+    changed: float
+    count: int
+
+    @staticmethod
+    def of(sample: Sample) -> _Figures:
+        divergence, changed, predictions = sample
+        graphs, count = max(1, len(divergence)), max(1, int(predictions.sum()))
+        error = float(divergence.clamp(max=CERTAIN).std(correction=0)) / graphs**0.5
+        return _Figures(float(divergence.mean()), error, int(changed.sum()) / count, count)
+
+    def spread(self, share: float) -> float:
+        """Return the standard error of a share of so many predictions."""
+        return math.sqrt(share * (1 - share) / self.count)
 
 
 def _ratio(value: float, most: float) -> float:

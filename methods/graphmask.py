@@ -29,13 +29,16 @@ from attribench.model.recording import Recording, Stream
 from attribench.plugins.method import Attribution, Method, config
 from attribench.plugins.registry import METHODS
 
-from ._constraint import MAX_CHANGED, TOLERANCE, Constraint, Verdict
+from ._constraint import MAX_CHANGED, TOLERANCE, Constraint, Sample, Verdict
 from ._gate_networks import Probe
 from ._settling import CHECKS, NEARLY_ALL, REST, fall
 from ._updates import Controlled, Lagrangian, Rates, Update
 
 GRAPHS_AT_ONCE = 500
 """Graphs of one pass of ``attribute``; the inputs of a larger batch outgrow the processor's caches."""
+
+SAMPLES = ("validation", "held-out training")
+"""What a probe is judged on."""
 
 LEAST_GAIN = 0.01
 """Part of the retained share by which it has to fall, over as many checks as would end training, to go on."""
@@ -290,11 +293,13 @@ class GraphMask(Method):
             return (
                 f"no probe in {attempts} attempts retains at most {config.max_retained:g} (max_retained); "
                 f"the best retains {nearest.retained:.1%} ({got}): the model may need all messages, which "
-                "max_retained=1 lets it say, or steps are too few"
+                "max_retained=1 lets it say, or steps, learning rates or the margin keep the probe from less"
             )
         allowed = f"mean D* within tolerance={config.tolerance:g}"
         if config.max_changed < 1:
             allowed += f" and at most {config.max_changed:.1%} of predictions changed (max_changed)"
+        if nearest.verdict.alone is not None:
+            got += f" on {SAMPLES[nearest.verdict.alone]} graphs alone, which the others are unlike"
         return (
             f"no probe in {attempts} attempts keeps {allowed}, with {config.margin:g} standard errors (margin); the "
             f"nearest has {got} and retains {nearest.retained:.1%}: allow more, or give more graphs to judge on"
@@ -407,7 +412,7 @@ class GraphMask(Method):
     def _check(self, probe: Probe, streams: list[Stream], lowest: int) -> Checkpoint:
         """Judge a probe as it will be used, with the hard mask; layers below ``lowest`` are open."""
         output = self.subject.output
-        divergence, changes, kept, messages = [], [], 0, 0
+        samples, kept, messages = list[Sample](), 0, 0
         for stream in streams:
             logits = []
             for _, recording in stream.recordings():
@@ -416,10 +421,10 @@ class GraphMask(Method):
                 logits.append(recording.forward(closing, probe.baselines()))
                 kept, messages = kept + int(mask.sum()), messages + mask.shape[1]
             now = torch.cat(logits)
-            divergence.append(output.divergence(stream.logits, now, stream.graphs))
-            changes.append(torch.stack(output.changes(stream.logits, now, stream.graphs)))
+            divergence = output.divergence(stream.logits, now, stream.graphs)
+            samples.append((divergence, *output.changes(stream.logits, now, stream.graphs)))
         retained = (lowest + kept / max(1, messages)) / self.subject.num_layers
-        verdict = self.constraint.judge(torch.cat(divergence), *torch.cat(changes, dim=1))
+        verdict = self.constraint.judge(*samples)
         return Checkpoint(deepcopy(probe.state_dict()), verdict, retained)
 
     @torch.no_grad()

@@ -190,7 +190,9 @@ class InformationBottleneck(Method):
         recordings = (recording for _, recording in validation.recordings())
         masked = torch.cat([recording.forward(self._gates_of(recording), self._own()) for recording in recordings])
         divergence = self.subject.output.divergence(validation.logits, masked, validation.graphs)
-        return constraint.judge(divergence, *self.subject.output.changes(validation.logits, masked, validation.graphs))
+        return constraint.judge(
+            (divergence, *self.subject.output.changes(validation.logits, masked, validation.graphs))
+        )
 
     def _build(self, train: Stream, seed: int) -> list[Readout]:
         """Build a readout per layer, with mean and deviation over all messages of the training graphs."""

@@ -134,18 +134,18 @@ def test_the_constraint_by_hand() -> None:
     constraint = module("_constraint").Constraint(0.1, 0.25, 2.0)
     divergence = torch.tensor([0.0, 0.02, 0.02, 0.04])
     changes = torch.tensor([0, 0, 1, 1]), torch.tensor([2, 0, 5, 1])
-    verdict = constraint.judge(divergence, *changes)
+    verdict = constraint.judge((divergence, *changes))
     assert (verdict.divergence, verdict.changed) == (pytest.approx(0.02), 0.25)
     by_divergence = (0.02 + 2 * math.sqrt(0.0002) / 2) / 0.1
     by_change = (0.25 + 2 * math.sqrt(1 / 4 * 3 / 4 / 8)) / 0.25
     assert verdict.strain == pytest.approx(max(by_divergence, by_change))
     assert not verdict.feasible
-    lenient = replace(constraint, max_changed=1.0, margin=0.0).judge(divergence, *changes)
+    lenient = replace(constraint, max_changed=1.0, margin=0.0).judge((divergence, *changes))
     assert lenient.strain == pytest.approx(0.25)  # all may change: two of eight did
     tail = torch.tensor([0.0, 0.02, 0.02, 9.96])
-    assert constraint.judge(tail, *changes).divergence == pytest.approx(2.5)
+    assert constraint.judge((tail, *changes)).divergence == pytest.approx(2.5)
     error = torch.tensor([0.0, 0.02, 0.02, 1.0]).std(correction=0) / 2  # as if it were 1 nat
-    assert constraint.judge(tail, *changes).strain == pytest.approx(float(2.5 + 2 * error) / 0.1)
+    assert constraint.judge((tail, *changes)).strain == pytest.approx(float(2.5 + 2 * error) / 0.1)
     assert constraint.met(divergence, *changes).tolist() == [True, True, True, False]  # of five one may change
     assert replace(constraint, max_changed=1.0).met(divergence * 3, *changes).tolist() == [True, True, True, False]
 
@@ -154,10 +154,37 @@ def test_a_few_graphs_of_which_none_changes_are_feasible_and_all_may_change_wher
     constraint = module("_constraint").Constraint(0.1, 0.02, 2.0)
     none, all_ = torch.zeros(20), torch.ones(20)
     one = torch.eye(20)[0]
-    assert constraint.judge(none, none, all_).strain == 0
-    assert not constraint.judge(none, one, all_).feasible
+    assert constraint.judge((none, none, all_)).strain == 0
+    assert not constraint.judge((none, one, all_)).feasible
     for changed in (one, all_ - one, all_):
-        assert replace(constraint, max_changed=1.0).judge(none, changed, all_).feasible
+        assert replace(constraint, max_changed=1.0).judge((none, changed, all_)).feasible
+
+
+def test_a_small_sample_that_is_unlike_the_others_is_not_outvoted() -> None:
+    constraint = module("_constraint").Constraint(0.1, 0.02, 3.0)
+    none, few, many = torch.zeros(1000), torch.zeros(40), torch.ones(1000)
+    unlike = torch.arange(40) < 7  # of 1,040 that is 0.7%
+    whole = constraint.judge((none, none, many), (few, few, many[:40]))
+    assert (whole.strain, whole.alone) == (0, None)
+    verdict = constraint.judge((few, unlike.float(), many[:40]), (none, none, many))
+    assert (verdict.changed, verdict.alone, verdict.feasible) == (7 / 40, 0, False)
+    assert verdict.strain == pytest.approx((7 / 40 - 3 * math.sqrt(0.02 * 0.98 / 40)) / 0.02)
+    far = torch.full((40,), 0.5)
+    verdict = constraint.judge((none, none, many), (far, few, many[:40]))
+    assert (verdict.divergence, verdict.alone, verdict.feasible) == (0.5, 1, False)
+    # What chance explains is none: one of 40 that changes, or D* that is high in one graph of them.
+    assert constraint.judge((few, (torch.arange(40) < 1).float(), many[:40]), (none, none, many)).feasible
+    assert constraint.judge(((torch.arange(40) < 1) * 4.5, few, many[:40]), (none, none, many)).feasible
+
+
+def test_the_reason_names_the_sample_that_rules_the_constraint_out() -> None:
+    method = make(contract_subject(1))
+    verdict = module("_constraint").Verdict(0.01, 0.175, 4.0, 0)
+    nearest = module("graphmask").Checkpoint({}, verdict, 0.5)
+    method.constraint = module("_constraint").Constraint(0.03, 0.02, 3.0)
+    assert "has D* 0.01, 17.5% of predictions changed on validation graphs alone, which the others" in method._why(
+        nearest
+    )
 
 
 def test_no_graph_is_both_fitted_and_judged() -> None:

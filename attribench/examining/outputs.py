@@ -54,9 +54,11 @@ def plain_outputs(problem: Problem, name: str, max_edges: int) -> list[Tensor]:
     if reason is not None:
         raise UserError(f"split {name!r}: {reason}")
     if output.looks_like_probabilities(whole):
+        same = len(whole) > 1 and bool((whole == whole[:1]).all())
         raise UserError(
             f"split {name!r}: expected logits; got probabilities, of which a second softmax or sigmoid would be taken: "
             "return what comes before it, or their logarithms (of one probability p, its torch.logit)"
+            + ("; and mend the model, which gives the same output for all graphs" if same else "")
         )
     return [logits for _, logits in parts]
 

@@ -267,7 +267,12 @@ class Method(ABC):
     def explain(self, graphs: GraphBatch) -> Attribution:
         """Explain a batch of any size, in parts of at most ``subject.max_edges`` edges; check what comes back."""
         parts = [part.batch for part in graphs.parts(self.subject.max_edges)]
-        attribution = Attribution.concat([self.attribute(part) for part in parts], parts)
+        found = [self.attribute(part) for part in parts]
+        for one in found:
+            if not isinstance(one, Attribution):
+                got = type(one).__name__
+                raise TypeError(f"expected an Attribution from attribute() of {self.name}; got {got}: return one")
+        attribution = Attribution.concat(found, parts)
         attribution.check(graphs, self.subject.num_layers)
         return attribution
 
