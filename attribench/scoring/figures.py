@@ -211,8 +211,10 @@ CATALOGUE: tuple[Figure, ...] = (
     _neither("fit_restarts", "further attempts after a collapse", unit="count"),
     _neither("fit_restored", "times that training went back to its best checkpoint", unit="count"),
     _neither("fit_steps", "steps that were made in the last attempt", unit="count"),
-    _neither("fit_divergence", "D* on graphs that are not trained on", unit="D*"),
-    _neither("fit_changed", "predictions that change on graphs that are not trained on"),
+    _neither("fit_divergence", "D* on graphs that are not trained on; of an infeasible cell on those that rule the "
+             "constraint out by themselves, where there are such", unit="D*"),
+    _neither("fit_changed", "predictions that change on the same graphs"),
+    _neither("fit_randomised_failed", "1 where the method failed on the model with shuffled weights", unit="any"),
     _neither("fit_retained", "messages retained on graphs that are not trained on"),
     _neither("diagnostic_all_open", "graphs of which nothing sparser than all messages met the constraint",
              per_graph="diagnostic_all_open"),
