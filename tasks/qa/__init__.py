@@ -1,0 +1,1 @@
+"""Multi-hop question answering (Welbl et al. 2018): which candidate answers a query, by mentions in documents."""
