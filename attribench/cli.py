@@ -118,21 +118,30 @@ def study(
         ),
     ] = None,
     work: Annotated[Path, typer.Option(help="Results folders of the runs.")] = Path("results/studies"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which rows are of today's code and which are not; run nothing.")
+    ] = False,
     device: Device = None,
     jobs: Jobs = None,
     cache_dir: CacheDir = None,
 ) -> None:
     """Run a study, several runs in one file, and keep its small CSV files.
 
-    Every row says in its column `code` which code made it; tasks with rows that today's code would make otherwise are
-    named at the end.
+    Every row says in its column `code` which code made it; tasks with rows that other code has made are named at the
+    end, and the rows with --dry-run. They need not be other than today's code would make them.
 
     Example: `python -m attribench study tasks/toy_study.toml --out results/reference/toy`
     """
-    from .studies import make, parts_of
+    from .studies import make, parts_of, stale
 
     told = dict(device=device, jobs=jobs, cache_dir=cache_dir)
     code = 0
+    if dry_run:
+        from .telling.outlook import print_stale
+
+        for part in parts_of(file, out, only or [], **told):
+            print_stale(part.kept, part.tasks, part.methods, stale(part))
+        return
     for part in parts_of(file, out, only or [], **told):
         made = make(part, work / file.stem / part.name, _progress(), **told)
         code = max(code, tell_ending(made.results))

@@ -18,7 +18,7 @@ from .running.keys import Keys
 from .running.options import run_options
 from .running.plan import Plan
 from .running.planning import make_plan, read_study
-from .telling.kept import Codes, joined, other_code, read_tables, tables_of, write_tables
+from .telling.kept import Codes, joined, other_code, read_tables, rows_of_other_code, tables_of, write_tables
 from .telling.results import Results
 
 
@@ -117,6 +117,14 @@ def make(part: Part, folder: Path, progress: Progress | bool = True, **options: 
         tables = tables if kept is None else joined(tables, kept, part.tasks, some)
         write_tables(part.kept, tables, part.plan.tasks)
     return Made(part, results, other_code(tables, part.codes))
+
+
+def stale(part: Part) -> list[tuple[str, str]]:
+    """Return the rows of a part that are not of today's code, or not there, as (task, method)."""
+    wanted = [(task, method) for task, method in part.codes if task in part.tasks and method in (*part.methods, "")]
+    tables = read_tables(part.kept)
+    others = None if tables is None else set(rows_of_other_code(tables, part.codes))
+    return [place for place in wanted if others is None or place in others]
 
 
 def _wanted(file: Path, plans: Mapping[str, Plan], only: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:

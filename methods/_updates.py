@@ -115,7 +115,7 @@ class Controlled(Update):
 
     Both gradients have length 1 in every step. Otherwise a gate that closes wrongly sends one thousands of times longer
     than the penalty's, Adam's second moment remembers it, and the penalty moves nothing for long. And so no scale is
-    given: not the number of edges or layers, not the width of messages, not how the divergence is reduced.
+    given: not the number of edges or layers, not the size of messages, not how the divergence is reduced.
 
     The multiplier's logarithm is moved by proportional-integral control, by how far D* is from what is aimed at. It is
     D* of calmer gates than those that are trained with: while gates start open, the noise alone makes it many times the
@@ -246,7 +246,7 @@ class Lagrangian(Update):
     RANGE = (-2.0, 30.0)  # raw
     RAISE = 2.0  # raw, on restarting
     WEIGHT = 5.0  # of the penalty, the released code's on the toy
-    CLIP = 0.3  # largest norm of the gradient: see Controlled.step
+    CLIP = 0.3  # largest norm of the gradient, which one gate that closes wrongly makes thousands of times longer
 
     def __init__(self, probe: Probe, tolerance: float, rates: Rates, *, relu: bool) -> None:
         super().__init__(probe, tolerance, rates)

@@ -180,8 +180,8 @@ class _Progress:
     @property
     def at_rest(self) -> bool:
         """Whether it is settled, or was mostly feasible over the last checks and hardly fell."""
-        late = self._feasible[-CHECKS:]
-        return self.settled or (len(late) == CHECKS and 2 * sum(late) >= CHECKS and fall(self._course, CHECKS) < REST)
+        enough = len(self._feasible) >= CHECKS and self.late_infeasible <= 0.5
+        return self.settled or (enough and fall(self._course, CHECKS) < REST)
 
     @property
     def _fell(self) -> bool:
@@ -191,6 +191,12 @@ class _Progress:
     def late_fall(self) -> float:
         """The part of the least share by which it fell over the last checks."""
         return fall(self._course, LATELY)
+
+    @property
+    def late_infeasible(self) -> float:
+        """The share of the last checks that were infeasible; 0 where there was none."""
+        late = self._feasible[-CHECKS:]
+        return 1 - sum(late) / len(late) if late else 0.0
 
     @property
     def lost(self) -> bool:
@@ -357,6 +363,7 @@ class GraphMask(Method):
             "steps": steps.made,
             "unsettled": float(not at_rest),
             "late_fall": progress.late_fall,
+            "late_infeasible": progress.late_infeasible,
             "log_multiplier": multiplier,
             "late_multiplier": max(multipliers) - min(multipliers),
         }

@@ -231,6 +231,35 @@ def test_rows_of_other_code_are_seen_and_told(
 
 
 @pytest.mark.usefixtures("made")
+def test_a_dry_run_says_which_rows_are_of_other_code(
+    edited: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files("kept")
+    assert exit_code("study", "mine.toml", *PLACES, "--dry-run") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "kept/one: 4 of 4 rows are of today's code",
+        "kept/two: 1 of 1 rows are of today's code",
+    ]
+    edited("attribench.methods.integrated_gradients")
+    assert exit_code("study", "mine.toml", *PLACES, "--dry-run", "--only", f"one,{RELAY}", "--only", "two") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "kept/one: 1 of 2 rows are of today's code",
+        f"  of other code, or not there: {RELAY}: {IG}",
+        "kept/two: 1 of 1 rows are of today's code",
+    ]
+    shutil.rmtree("kept/two")
+    edited("attribench.scoring.judge")
+    assert exit_code("study", "mine.toml", *PLACES, "--dry-run") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "kept/one: 0 of 4 rows are of today's code",
+        f"  of other code, or not there: {TOY}; {RELAY}: every method",
+        "kept/two: 0 of 1 rows are of today's code",
+        f"  of other code, or not there: {TOY}: every method",
+    ]
+    assert {name: data for name, data in before.items() if "/two/" not in name} == files("kept")
+
+
+@pytest.mark.usefixtures("made")
 @pytest.mark.parametrize(
     ("only", "words"),
     [

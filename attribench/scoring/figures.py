@@ -205,6 +205,7 @@ CATALOGUE: tuple[Figure, ...] = (
     _neither("fit_nearly_all", "no mask within the constraint was found that retains at most 80%: the model needs "
              "more, or the optimiser found no better", unit="yes or no", note="keeps nearly all"),
     _neither("fit_late_fall", "part of what is retained by which that fell over the last checks"),
+    _neither("fit_late_infeasible", "of the last twelve checks, those that were infeasible"),
     _neither("fit_late_multiplier", "how far the multiplier's logarithm moved over the last checks", unit="any"),
     _neither("fit_log_multiplier", "mean logarithm of the multiplier at the last checks; of graphmask's own rule, 0 is "
              "balance", unit="any"),

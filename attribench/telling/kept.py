@@ -109,12 +109,17 @@ def write_tables(folder: Path, tables: Tables, order: Sequence[str]) -> None:
 
 def other_code(tables: Tables, codes: Codes) -> list[str]:
     """Return the tasks with rows that are not of this code, are missing, or are of no task or method in it."""
+    return list(dict.fromkeys(task for task, _ in rows_of_other_code(tables, codes)))
+
+
+def rows_of_other_code(tables: Tables, codes: Codes) -> list[tuple[str, str]]:
+    """Return the same row by row, as (task, method); the method of what is said of a task's problems is empty."""
     comparison, problems = tables["comparison"], tables["tasks"]
     methods = comparison[comparison["kind"] == "method"]
     found = {(row["task"], row["method"]): row.get(CODE, "") for row in methods.to_dict("records")}
-    missing = {task: None for task, method in codes if method and (task, method) not in found}
+    missing = [(task, method) for task, method in codes if method and (task, method) not in found]
     found |= {(row["task"], ""): row.get(CODE, "") for row in problems.to_dict("records")}
-    return list(missing | {task: None for (task, method), code in found.items() if codes.get((task, method)) != code})
+    return missing + [place for place, code in found.items() if codes.get(place) != code]
 
 
 def _as_text(frame: pd.DataFrame) -> pd.DataFrame:

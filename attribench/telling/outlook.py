@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -44,3 +44,18 @@ def print_outlook(folder: Path, found: Iterable[_Cell]) -> None:
     if unknown:
         text += f"; of {unknown} it is not known how long they take" if seconds else ", it is not known how long"
     typer.echo(text)
+
+
+def print_stale(folder: Path, tasks: Sequence[str], methods: Sequence[str], stale: Iterable[tuple[str, str]]) -> None:
+    """Print which rows of a run are not of today's code, as (task, method), of those of some tasks and methods."""
+    others = [(task, method) for task, method in stale if method]
+    count = len(tasks) * len(methods)
+    typer.echo(f"{folder}: {count - len(others)} of {count} rows are of today's code")
+    by_methods: dict[tuple[str, ...], list[str]] = {}
+    for task in tasks:
+        there = tuple(method for other, method in others if other == task)
+        by_methods.setdefault(there, []).append(task)
+    for there, where in by_methods.items():
+        if there:
+            which = "every method" if len(there) == len(methods) else ", ".join(there)
+            typer.echo(f"  of other code, or not there: {'; '.join(where)}: {which}")
