@@ -157,15 +157,17 @@ def remembering(path: Path, plan: Plan, **seconds: float) -> Expected:
 
 
 def test_the_longest_cells_of_a_problem_come_first_and_unknown_ones_before_them(tmp_path: Path) -> None:
-    told = Told(plan("erasure,integrated-gradients,graphmask,gnnexplainer,graphmask-nonamortized", seeds=1))
+    names = "erasure,integrated-gradients,graphmask,gnnexplainer,information-bottleneck,graphmask-nonamortized"
+    told = Told(plan(names, seeds=1))
     expected = remembering(tmp_path / "s", told.plan, toy__erasure=3.0, toy__integrated_gradients=5.0, toy=9.0)
     told.done = set(told.plan.problems())
     order = [cast(Cell, piece).method for piece in take_all(schedule(told, expected))]
-    assert order[3:] == ["integrated-gradients", "erasure"]
+    assert order[4:] == ["integrated-gradients", "erasure"]
     configs = told.plan.configs()
-    steps = [configs[name].steps for name in order[:3]]
-    assert sorted(steps, reverse=True) == steps
-    assert {"graphmask", "gnnexplainer", "graphmask-nonamortized"} == set(order[:3])
+    steps = [configs[name].steps for name in order[:2]]
+    assert order[:2] == ["graphmask", "information-bottleneck"]  # which fit, the latter several times
+    assert steps[0] > steps[1]
+    assert set(order[2:4]) == {"gnnexplainer", "graphmask-nonamortized"}
 
 
 def test_the_problem_with_the_longest_cell_comes_first(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_a_damaged_memory_of_what_pieces_took_is_none(tmp_path: Path, content: s
     path = tmp_path / "s"
     path.write_text(content)
     cells = plan().cells()
-    assert {Expected(path, {}, {}).rank(cell) for cell in cells} == {(True, 0.0)}
+    assert {Expected(path, {}, {}).rank(cell) for cell in cells} == {(True, False, 0.0)}
 
 
 def test_a_memory_that_cannot_be_kept_is_no_loss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -216,8 +218,8 @@ def test_what_a_cell_takes_at_other_sizes_says_nothing(tmp_path: Path) -> None:
     quick = Expected(tmp_path / "s", {}, {"toy": {"train": 10}, "relay": {"test": 1}})
     quick.took(cell, 0.1)
     quick.save()
-    assert Expected(tmp_path / "s", {}, {}).rank(cell) == (True, 0.0)
-    assert Expected(tmp_path / "s", {}, {"toy": {"train": 10}}).rank(cell) == (False, 0.1)
+    assert Expected(tmp_path / "s", {}, {}).rank(cell) == (True, False, 0.0)
+    assert Expected(tmp_path / "s", {}, {"toy": {"train": 10}}).rank(cell) == (False, False, 0.1)
 
 
 def test_the_memory_is_bounded_and_forgets_what_was_seen_longest_ago(

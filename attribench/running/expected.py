@@ -38,14 +38,15 @@ class Expected:
         self._known = {} if path is None else _read(path)
         self._new: dict[str, float] = {}
 
-    def rank(self, piece: Piece) -> tuple[bool, float]:
+    def rank(self, piece: Piece) -> tuple[bool, bool, float]:
         """Return what pieces are ordered by, the longest having the highest.
 
-        Those that were never seen come first, the more steps they make the earlier: they may be long.
+        Those that were never seen come first: they may be long. Of these the ones that make their steps to fit, since
+        they may fit several times, and do it again on shuffled weights; then the more steps, the earlier.
         """
         name = self._name(piece)
         seconds = self._new.get(name, self._known.get(name))
-        return (True, self._steps(piece)) if seconds is None else (False, seconds)
+        return (True, *self._steps(piece)) if seconds is None else (False, False, seconds)
 
     def took(self, piece: Piece, seconds: float) -> None:
         """Take note of what a piece took that was made from its beginning."""
@@ -67,12 +68,13 @@ class Expected:
         except StorageError as error:
             logger.info("what the cells took is not kept: %s", error)
 
-    def _steps(self, piece: Piece) -> float:
+    def _steps(self, piece: Piece) -> tuple[bool, float]:
+        """Return whether a method makes steps to fit, and how many it makes."""
         if not isinstance(piece, Cell) or piece.method not in self._configs:
-            return 0.0
-        option = METHODS[piece.method].steps_option
-        steps = None if option is None else getattr(self._configs[piece.method], option[0], None)
-        return float(steps) if isinstance(steps, int | float) else 0.0
+            return False, 0.0
+        option, phase = METHODS[piece.method].steps_option or ("", "")
+        steps = getattr(self._configs[piece.method], option, None)
+        return phase == "fit", float(steps) if isinstance(steps, int | float) else 0.0
 
     def _name(self, piece: Piece) -> str:
         names = [piece.task, piece.method] if isinstance(piece, Cell) else [piece.task]
