@@ -120,11 +120,14 @@ def make(part: Part, folder: Path, progress: Progress | bool = True, **options: 
 
 
 def stale(part: Part) -> list[tuple[str, str]]:
-    """Return the rows of a part that are not of today's code, or not there, as (task, method)."""
-    wanted = [(task, method) for task, method in part.codes if task in part.tasks and method in (*part.methods, "")]
+    """Return the rows of a part that are not of today's code, or not there, as (task, method).
+
+    The method of what is said of a task's problems is empty. Of a whole run, rows that it no longer has are among them.
+    """
     tables = read_tables(part.kept)
-    others = None if tables is None else set(rows_of_other_code(tables, part.codes))
-    return [place for place in wanted if others is None or place in others]
+    others = list(part.codes) if tables is None else rows_of_other_code(tables, part.codes)
+    own = (*part.methods, "")
+    return [(t, m) for t, m in others if part.whole or (t in part.tasks and m in own)]
 
 
 def _wanted(file: Path, plans: Mapping[str, Plan], only: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:

@@ -138,11 +138,13 @@ class Checkpoint:
         state: of the probe.
         verdict: of the constraint.
         retained: share of messages.
+        fullest: that of the sample of which most is retained.
     """
 
     state: dict[str, Tensor]
     verdict: Verdict
     retained: float
+    fullest: float
 
     def rank(self) -> tuple[bool, float, float]:
         """Return what checkpoints are ordered by: feasible ones first, then the sparsest, then the least strained.
@@ -282,7 +284,7 @@ class GraphMask(Method):
                 "divergence": best.verdict.divergence,
                 "changed": best.verdict.changed,
                 "retained": best.retained,
-                "nearly_all": float(best.retained > NEARLY_ALL),
+                "nearly_all": float(best.fullest > NEARLY_ALL),
             }
             if best.verdict.feasible and best.retained <= config.max_retained:
                 self.probe.load_state_dict(best.state)
@@ -419,20 +421,21 @@ class GraphMask(Method):
     def _check(self, probe: Probe, streams: list[Stream], lowest: int) -> Checkpoint:
         """Judge a probe as it will be used, with the hard mask; layers below ``lowest`` are open."""
         output = self.subject.output
-        samples, kept, messages = list[Sample](), 0, 0
+        samples, counts = list[Sample](), list[tuple[int, int]]()
         for stream in streams:
-            logits = []
+            logits, kept, messages = [], 0, 0
             for _, recording in stream.recordings():
                 mask = self.distribution.median(probe(recording, lowest)) > 0.5
                 closing = [*[None] * lowest, *mask.to(recording.logits.dtype)]
                 logits.append(recording.forward(closing, probe.baselines()))
                 kept, messages = kept + int(mask.sum()), messages + mask.shape[1]
+            counts.append((kept, messages))
             now = torch.cat(logits)
             divergence = output.divergence(stream.logits, now, stream.graphs)
             samples.append((divergence, *output.changes(stream.logits, now, stream.graphs)))
-        retained = (lowest + kept / max(1, messages)) / self.subject.num_layers
-        verdict = self.constraint.judge(*samples)
-        return Checkpoint(deepcopy(probe.state_dict()), verdict, retained)
+        counts.insert(0, (sum(kept for kept, _ in counts), sum(messages for _, messages in counts)))
+        shares = [(lowest + kept / max(1, messages)) / self.subject.num_layers for kept, messages in counts]
+        return Checkpoint(deepcopy(probe.state_dict()), self.constraint.judge(*samples), shares[0], max(shares))
 
     @torch.no_grad()
     def attribute(self, graphs: GraphBatch) -> Attribution:

@@ -279,6 +279,11 @@ class Small(Dense):
         return super().adjacency(graphs, padding) > 0
 
 
+class Partly(Dense):
+    def adjacency(self, graphs: GraphBatch, padding: Padding) -> Tensor:
+        return super().adjacency(graphs, padding) * torch.tensor([1.0, 1, 0])[:, None, None].double()
+
+
 class Named(DenseRGCN):
     def __init__(self) -> None:
         super().__init__(relation="kind")
@@ -302,6 +307,7 @@ class Early(Dense):
             Dense(layer=Named),
             "has a matrix for every 'kind' of edges, which have none: use relation=, one of edge_type",
         ),
+        (Partly(), r"has entries of 0 for \d+ of \d+ edges, which would be gated and send nothing"),
         (Early(), "passes messages in encode"),
     ],
 )

@@ -102,7 +102,7 @@ def test_what_several_ask_for_is_recorded_once_and_passed_once() -> None:
         # Of each of the two graphs: one recording with three passes, as gates of a float may be no mask; one with one.
         assert stream._gates.forward_passes == before + 2 * (1 + 3) + 2 * (1 + 1)
         for asked, found in (((mask, None), made["twice"][0]), ((other, own), made["twice"][1])):
-            assert torch.equal(found, stream.forward(asked[0].double(), asked[1]))
+            assert torch.equal(found, masked_passes(stream, [asked[0]], asked[1])[0])
         assert [torch.equal(x, made["twice"][0]) for x in made["once"]] == [True, True, False, True]
     assert list(made) == ["twice", "once", "none"]
     assert made["none"].shape == ()

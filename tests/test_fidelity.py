@@ -24,7 +24,7 @@ from attribench.model.output_binary import BinaryClassification
 from attribench.model.output_regression import GraphRegression
 from attribench.model.output_sequence import SequenceLabelling
 from attribench.scoring.fidelity import Fidelity, characterization, fidelity, gold_alone, unfaithfulness
-from attribench.scoring.passes import answered
+from attribench.scoring.passes import answered, masked_passes
 
 OUTPUT = GraphClassification()
 
@@ -250,7 +250,7 @@ def test_unfaithfulness_against_pyg() -> None:
         index = torch.tensor([g])
         one, mask = graphs.select(index), draws[:, graphs.edges_of(index)]
         with streaming(model, one) as stream:
-            logits = stream.forward(mask)
+            (logits,) = masked_passes(stream, [mask])
             documented = float(unfaithfulness(OUTPUT, stream.logits, logits, one))
             reverse = float(unfaithfulness(OUTPUT, logits, stream.logits, one))
         expected = pyg_unfaithfulness(*explained(model, one, mask[0]))

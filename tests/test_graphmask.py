@@ -180,7 +180,7 @@ def test_a_small_sample_that_is_unlike_the_others_is_not_outvoted() -> None:
 def test_the_reason_names_the_sample_that_rules_the_constraint_out() -> None:
     method = make(contract_subject(1))
     verdict = module("_constraint").Verdict(0.01, 0.175, 4.0, 0)
-    nearest = module("graphmask").Checkpoint({}, verdict, 0.5)
+    nearest = module("graphmask").Checkpoint({}, verdict, 0.5, 0.5)
     method.constraint = module("_constraint").Constraint(0.03, 0.02, 3.0)
     assert "has D* 0.01, 17.5% of predictions changed on validation graphs alone, which the others" in method._why(
         nearest
@@ -256,7 +256,7 @@ def test_the_best_probe_is_restored_and_the_constraint_weighed_more() -> None:
 
 def checkpoint(strain: float, retained: float = 1.0) -> Any:
     kinds = module("graphmask")
-    return kinds.Checkpoint({}, kinds.Verdict(0.0, 0.0, strain), retained)
+    return kinds.Checkpoint({}, kinds.Verdict(0.0, 0.0, strain), retained, retained)
 
 
 def test_a_probe_that_comes_back_is_waited_for() -> None:
@@ -497,8 +497,8 @@ def test_an_infeasible_fit_says_what_failed_and_what_it_came_to() -> None:
     assert few.figures["unsettled"] == 1
     closed = make(contract_subject(1), steps=2, restarts=1, max_changed=1.0)
     found = [
-        (module("_constraint").Verdict(0.5, 0.25, 9.0), 0.125),
-        (module("_constraint").Verdict(0.6, 0.5, 12.0), 0.5),
+        (module("_constraint").Verdict(0.5, 0.25, 9.0), 0.125, 0.9),
+        (module("_constraint").Verdict(0.6, 0.5, 12.0), 0.5, 0.5),
     ]
     attempts = iter(found)
 
@@ -512,6 +512,23 @@ def test_an_infeasible_fit_says_what_failed_and_what_it_came_to() -> None:
     assert str(refused.value).startswith("no probe in 2 attempts keeps mean D* within tolerance=0.03, with 3 standard")
     assert (closed.figures["restarts"], closed.figures["divergence"]) == (0, 0.5)  # those of the attempt that it names
     assert "D* 0.5, 25.0% of predictions changed and retains 12.5%" in str(refused.value)
+    assert closed.figures["nearly_all"] == 1  # of one sample, which the other would outvote
+
+
+def test_what_is_retained_is_counted_of_all_samples_and_of_the_fullest() -> None:
+    method = make(contract_subject(1), margin=0.0)
+    method.distribution = method.config.distribution
+    method.constraint = module("_constraint").Constraint(0.03, 0.02, 0.0)
+    with method.gates() as gates:
+        streams = [gates.stream(random_graphs(count, name), 10**6) for count, name in ((12, "some"), (3, "few"))]
+        seen = (recording for stream in streams for _, recording in stream.recordings())
+        probe = module("_gate_networks").Probe(seen, 5, 0.2, 9.0, 1)
+        together, *alone = (method._check(probe, chosen, 0) for chosen in (streams, streams[:1], streams[1:]))
+    edges = [stream.graphs.num_edges for stream in streams]
+    shares = [one.retained for one in alone]
+    assert shares[0] != shares[1]
+    assert together.retained == pytest.approx((shares[0] * edges[0] + shares[1] * edges[1]) / sum(edges))
+    assert together.fullest == max(shares)
 
 
 @pytest.mark.parametrize(

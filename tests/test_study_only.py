@@ -247,16 +247,24 @@ def test_a_dry_run_says_which_rows_are_of_other_code(
         f"  of other code, or not there: {RELAY}: {IG}",
         "kept/two: 1 of 1 rows are of today's code",
     ]
+    assert files("kept") == before
     shutil.rmtree("kept/two")
     edited("attribench.scoring.judge")
     assert exit_code("study", "mine.toml", *PLACES, "--dry-run") == 0
     assert capsys.readouterr().out.splitlines() == [
         "kept/one: 0 of 4 rows are of today's code",
-        f"  of other code, or not there: {TOY}; {RELAY}: every method",
+        f"  of other code, or not there: {TOY}; {RELAY}: every method, its models",
         "kept/two: 0 of 1 rows are of today's code",
-        f"  of other code, or not there: {TOY}: every method",
+        f"  of other code, or not there: {TOY}: every method, its models",
     ]
-    assert {name: data for name, data in before.items() if "/two/" not in name} == files("kept")
+    # One method made anew leaves what is said of the models as it was.
+    assert study(f"one,{TOY},{IG}") == 0
+    capsys.readouterr()
+    assert exit_code("study", "mine.toml", *PLACES, "--dry-run", "--only", f"one,{TOY},{IG}") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "kept/one: 1 of 1 rows are of today's code",
+        f"  of other code, or not there: {TOY}: its models",
+    ]
 
 
 @pytest.mark.usefixtures("made")

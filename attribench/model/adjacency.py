@@ -103,7 +103,8 @@ class AdjacencyLayer(nn.Module):
     A layer derives from it, takes its states ``(G, V, H)`` as the first argument of ``forward``, and calls
     ``self.aggregate(adjacency, messages)`` wherever nodes hear of each other. Each call is gated as a layer of its own:
     entries become z a and what is missing (1 - z) a b (Eq. 10). So what normalises belongs into ``adjacency``, by the
-    degrees of the whole graph. Entries beside the edges, but for those from a node to itself, are refused.
+    degrees of the whole graph. Entries beside the edges, but for those from a node to itself, are refused, and edges
+    whose entry is 0.
 
     :class:`Padding` makes the matrices of a batch.
 

@@ -23,12 +23,12 @@ class AdjacencyCall(Call):
     Args:
         padding: where nodes and edges stand.
         matrices: their shape, ``(G, R, V, V)``, or without R.
-        relation: ``(E,)``, the matrix of every edge; None with a single one.
+        relation: name of the edges' attribute that says of which matrix an edge is an entry; None with a single one.
     """
 
     padding: Padding = field(kw_only=True)
     matrices: torch.Size = field(kw_only=True)
-    relation: Tensor | None = field(kw_only=True)
+    relation: str | None = field(kw_only=True)
 
 
 class AdjacencyDriver(Driver):
@@ -89,14 +89,17 @@ class AdjacencyDriver(Driver):
         if name is not None and name not in graphs.edge:
             what = f"has a matrix for every {name!r} of edges, which have none"
             raise self.refusal(what, f"relation=, one of {', '.join(graphs.edge) or 'None'}")
-        relation = None if name is None else graphs.edge[name]
         size = adjacency.shape[-1]
         largest = int(graphs.num_nodes_per_graph.max())
         if size < largest:
             raise self.refusal(
                 f"has matrices of {size} nodes where a graph has {largest}", "those of attribench.Padding"
             )
-        padding = Padding.of(graphs, relation, relations, size)
+        # The layers of a model mostly have matrices of one shape.
+        calls = (call for call in current.calls if isinstance(call, AdjacencyCall))
+        alike = (call.padding for call in calls if (call.relation, call.matrices) == (name, adjacency.shape))
+        known = next(alike, None)
+        padding = known or Padding.of(graphs, None if name is None else graphs.edge[name], relations, size)
         self._check_entries(adjacency, padding)
         state = self._state
         if not isinstance(state, Tensor) or state.dim() < 3 or state.shape[:2] != (graphs.num_graphs, size):
@@ -115,7 +118,7 @@ class AdjacencyDriver(Driver):
                 messages.shape[-1],
                 padding=padding,
                 matrices=adjacency.shape,
-                relation=relation,
+                relation=name,
             )
         )
 
@@ -131,15 +134,16 @@ class AdjacencyDriver(Driver):
         return a[1] if len(a) == 4 else 1
 
     def _check_entries(self, adjacency: Tensor, padding: Padding) -> None:
-        """Refuse entries that are several edges, or none, but for those from a node to itself."""
+        """Refuse entries that are several edges or none, but for those from a node to itself, and edges without one."""
         edges = len(padding.entry)
         several = edges - len(padding.entry.unique())
         if several:
             what = f"has one entry for several edges of one relation from a node to another, {several} too many"
             raise self.refusal(what, "graphs without parallel edges, or relation= to tell them apart")
+        entries = adjacency.detach().reshape(padding.shape) != 0
         loops = torch.eye(padding.shape[-1], dtype=torch.bool, device=adjacency.device)
         allowed = (padding.matrices(adjacency.new_ones(edges)) > 0) | loops
-        others = (adjacency.detach().reshape(padding.shape) != 0) & ~allowed
+        others = entries & ~allowed
         if bool(others.any()):
             g, r, v, u = others.nonzero()[0].tolist()
             what = (
@@ -147,6 +151,10 @@ class AdjacencyDriver(Driver):
                 f"node {u} to node {v} of graph {g} (rows are targets)"
             )
             raise self.refusal(what, "graphs that have all edges from the start, and relation= where there are several")
+        missing = ~entries.reshape(-1)[padding.entry]
+        if bool(missing.any()):
+            what = f"has entries of 0 for {int(missing.sum())} of {edges} edges, which would be gated and send nothing"
+            raise self.refusal(what, "graphs with the edges alone that the matrices have")
 
     def _gate(self, current: Pass, recording: Recording, adjacency: Tensor) -> Tensor:
         """Return z a, and keep what the baselines add."""

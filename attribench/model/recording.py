@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .baseline import Baseline, as_baselines, part_of_baselines
+from .baseline import Baseline, as_baselines
 from .call import Call
 from .driver import Pass
 from .graphs import GraphBatch, Part
@@ -166,16 +166,3 @@ class Stream:
     def ones(self) -> Tensor:
         """Return open gates ``(L, E)``."""
         return self.logits.new_ones(self.num_layers, self.graphs.num_edges)
-
-    def forward(self, gates: Tensor, baselines: Sequence[Tensor | Baseline] | None = None) -> Tensor:
-        """Run the gated pass; gates ``(L, E)``, and baselines as in :meth:`Recording.forward`.
-
-        Runs without gradients where the batch is recorded anew.
-        """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self._held is not None):
-            return torch.cat(
-                [
-                    recording.forward(gates[:, part.edges], part_of_baselines(baselines, self.graphs, part))
-                    for part, recording in self.recordings()
-                ]
-            )

@@ -48,14 +48,16 @@ def print_outlook(folder: Path, found: Iterable[_Cell]) -> None:
 
 def print_stale(folder: Path, tasks: Sequence[str], methods: Sequence[str], stale: Iterable[tuple[str, str]]) -> None:
     """Print which rows of a run are not of today's code, as (task, method), of those of some tasks and methods."""
-    others = [(task, method) for task, method in stale if method]
+    others: dict[str, list[str]] = {}
+    for task, method in stale:
+        others.setdefault(task, []).append(method)
     count = len(tasks) * len(methods)
-    typer.echo(f"{folder}: {count - len(others)} of {count} rows are of today's code")
-    by_methods: dict[tuple[str, ...], list[str]] = {}
-    for task in tasks:
-        there = tuple(method for other, method in others if other == task)
-        by_methods.setdefault(there, []).append(task)
-    for there, where in by_methods.items():
-        if there:
-            which = "every method" if len(there) == len(methods) else ", ".join(there)
-            typer.echo(f"  of other code, or not there: {'; '.join(where)}: {which}")
+    current = sum(method not in others.get(task, ()) for task in tasks for method in methods)
+    typer.echo(f"{folder}: {current} of {count} rows are of today's code")
+    groups: dict[str, list[str]] = {}
+    for task, there in others.items():
+        every = task in tasks and all(method in there for method in methods)
+        names = ["every method"] if every else [method for method in there if method]
+        groups.setdefault(", ".join(names + ["its models"] * ("" in there)), []).append(task)
+    for which, where in groups.items():
+        typer.echo(f"  of other code, or not there: {'; '.join(where)}: {which}")

@@ -24,14 +24,13 @@ from attribench.base.errors import UserError
 
 from ..srl.glove import coverage
 from .graphs import COMPLEMENT, MentionGraph, make_graphs
-from .mentions import tokenize, words
+from .mentions import STOPS, tokenize, words
 from .phrases import OF_THE_COUNTRY, QUERIES
 from .vectors import DATA, SPLITS, VECTORS, WordVectors, vocabulary
 from .wikihop import read_wikihop
 
 HOPS = 3
 """Edges that the oracle follows at most."""
-_STOPS = frozenset(".;!?")
 Choice = Callable[[MentionGraph], np.ndarray]
 """From a graph to a number for every candidate ``(C,)``; the largest is chosen."""
 
@@ -206,8 +205,8 @@ def sentences(graph: MentionGraph) -> list[Counter[str]]:
     ):
         if candidate >= 0:
             text = documents[document]
-            first = next((at for at in range(start - 1, -1, -1) if text[at] in _STOPS), -1) + 1
-            last = next((at for at in range(end, len(text)) if text[at] in _STOPS), len(text))
+            first = next((at for at in range(start - 1, -1, -1) if text[at] in STOPS), -1) + 1
+            last = next((at for at in range(end, len(text)) if text[at] in STOPS), len(text))
             bags[candidate].update(text[first:start] + text[end:last])
     return bags
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from attribench.base.errors import UserError, printable
 
-from .mentions import Mention, Tokens
+from .mentions import STOPS, Mention, Tokens
 from .wikihop import is_numbers, load_json
 
 NOUNS = frozenset(
@@ -40,7 +40,6 @@ _OPENING = 3
 """Tokens before the end of which a mention opens a document: "The X"."""
 _BE = frozenset((",", "is", "was", "are", "were"))
 _ARTICLES = frozenset(("a", "an", "one", "the"))
-_STOPS = frozenset(".;!?")
 Chains = dict[str, list[list[tuple[int, int, int]]]]
 
 
@@ -95,7 +94,7 @@ def _nouns(mention: Mention, words: tuple[str, ...], covered: set[int], starts: 
         return found
     first = mention.end + 2
     for at in range(first, min(first + REACH, len(words))):
-        if at in covered or words[at] in _STOPS:
+        if at in covered or words[at] in STOPS:
             break
         if words[at] in NOUNS:
             found.append((words[at], at))

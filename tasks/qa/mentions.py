@@ -14,6 +14,10 @@ _TOKEN = re.compile(r"[\w\u0300-\u036f]+|[^\w\s]")
 """With combining marks: the Turkish capital I with a dot has one, once it is lower-cased."""
 
 
+STOPS = frozenset(".;!?")
+"""Tokens that end a sentence."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """A text's tokens: W lower-cased words, and where they stand in the text."""

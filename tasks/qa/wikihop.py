@@ -22,7 +22,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def read_wikihop(path: Path) -> tuple[list[Item], LeftOut]:
         UserError: when it cannot be read or is not in the format, with the first place that is not, and when nothing
             remains.
     """
-    found = _load(path)
+    found = load_json(path, "a WikiHop file (JSON)")
     if not isinstance(found, list):
         raise UserError(f"expected a list of items; {path}: got {_kind(found)}: check the file")
     left_out = LeftOut()
@@ -157,10 +157,6 @@ def load_json(path: Path, kind: str) -> Any:
         raise UserError(f"expected {kind}; {path}: {reason}: check the path and the file") from error
 
 
-def _load(path: Path) -> Any:
-    return load_json(path, "a WikiHop file (JSON)")
-
-
 def _item(entry: Any, where: str) -> tuple[Item, str | None]:
     """Return an entry as an item without its answer, and the answer."""
     if not isinstance(entry, dict):
@@ -180,15 +176,7 @@ def _item(entry: Any, where: str) -> tuple[Item, str | None]:
 
 
 def _answered(item: Item, answer: str | None) -> Item:
-    place = None if answer is None else item.candidates.index(answer)
-    return Item(
-        id=item.id,
-        query=item.query,
-        candidates=item.candidates,
-        supports=item.supports,
-        answer=place,
-        gold=item.gold,
-    )
+    return replace(item, answer=None if answer is None else item.candidates.index(answer))
 
 
 def _unanswerable(item: Item, answer: str | None, blind: bool) -> str | None:
