@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .model.output_binary import BinaryClassification as BinaryClassification
     from .model.output_binary import LinkPrediction as LinkPrediction
     from .model.output_binary import MultiLabelClassification as MultiLabelClassification
+    from .model.output_choice import MultipleChoice as MultipleChoice
     from .model.output_regression import GraphRegression as GraphRegression
     from .model.output_sequence import SequenceLabelling as SequenceLabelling
     from .model.recording import Recording as Recording

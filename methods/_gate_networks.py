@@ -1,7 +1,8 @@
-"""The networks that predict a location for every gate: Eq. 4 and 7, one per layer, with the layer's baseline."""
+"""The networks that predict a location for every gate: Eq. 4, 7 and 9, one per layer, with the layer's baseline."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import Any, cast
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attribench.base.seeds import derive
+from attribench.model.adjacency_driver import AdjacencyCall
 from attribench.model.call import Call
 from attribench.model.recording import Recording
 
@@ -50,21 +52,49 @@ class EdgeNetwork(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
+    @property
+    def first(self) -> nn.Linear:
+        """W1, with its bias."""
+        return cast(nn.Linear, self.layers[0])
+
     def read(self, call: Call) -> Tensor:
         """Return ``(E,)``."""
-        first, *others = self.layers
-        numbers = self.project(call, cast(nn.Linear, first))
-        for layer in others:
-            numbers = layer(numbers)
+        return self.finish(call.project(self.first.weight, self.first.bias))
+
+    def finish(self, projected: Tensor) -> Tensor:
+        """Return ``(E,)`` from W1 q ``(E, hidden)``."""
+        numbers: Tensor = self.layers[1:](projected)
         return numbers[:, 0]
 
-    def project(self, call: Call, first: nn.Linear) -> Tensor:
-        """Return W1 q ``(E, hidden)``."""
-        return call.project(first.weight, first.bias)
+
+class EntryNetwork(nn.Module):
+    """W_r ReLU(LN(W1 h_v)) . h_u of Eq. 9 for target v, source u and relation r, one number for every edge.
+
+    There is a constant among the numbers of h_u, so that a relation, and a target, can be told apart whatever the
+    source is. The sum of products is divided by their number: Adam moves each by its learning rate, and a gate by all.
+
+    Args:
+        inputs: width of h.
+        hidden: rows of W1.
+        num_relations: R.
+    """
+
+    def __init__(self, inputs: int, hidden: int, num_relations: int) -> None:
+        super().__init__()
+        self.target = nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU())
+        self.relation = nn.Parameter(torch.empty(num_relations, hidden, inputs + 1))
+        # so that numbers start as far apart as those of Eq. 7
+        nn.init.uniform_(self.relation, -(((inputs + 1) / hidden) ** 0.5), ((inputs + 1) / hidden) ** 0.5)
+
+    def read(self, call: AdjacencyCall, h: Tensor) -> Tensor:
+        """Return ``(E,)`` of states ``(N, H)``; no operation makes more than a number for every entry."""
+        asked = self.target(h) @ self.relation.transpose(0, 1).flatten(1)  # (N, R (H + 1))
+        asked = asked.view(len(h), len(self.relation), -1) / (h.shape[1] + 1)
+        return call.pairs(asked, torch.cat([h, h.new_ones(len(h), 1)], dim=1))
 
 
-class GateNetwork(EdgeNetwork):
-    """g of Eq. 4 for one layer: gamma of Eq. 7, and the layer's baseline b.
+class GateNetwork(nn.Module, ABC):
+    """g of Eq. 4 for one layer: gamma, and the layer's baseline b.
 
     What it reads is standardised, channel by channel. Adam steps as far along a channel that says nothing as along one
     that decides: where few channels are seldom on and hundreds vary at random, the few drown otherwise.
@@ -74,16 +104,15 @@ class GateNetwork(EdgeNetwork):
 
     Args:
         width: D of the layer's messages.
-        read: the moments of what it reads, part by part of q: of h_u, of h_v and, where there is one, of the message.
-        hidden: rows of W1.
+        read: the moments of what it reads, part by part, see :meth:`.Call.read`.
     """
 
     mean: Tensor
     deviation: Tensor
     size: Tensor
 
-    def __init__(self, width: int, read: Sequence[Moments], hidden: int) -> None:
-        super().__init__(sum(len(mean) for _, _, mean in read), hidden)
+    def __init__(self, width: int, read: Sequence[Moments]) -> None:
+        super().__init__()
         self.relative_baseline = nn.Parameter(torch.zeros(width))
         mean, deviation = torch.cat([mean for _, _, mean in read]), torch.cat([std for _, std, _ in read])
         self.register_buffer("mean", mean)
@@ -96,10 +125,77 @@ class GateNetwork(EdgeNetwork):
         """The baseline b of Eq. 3, ``(D,)``."""
         return self.relative_baseline * self.size
 
-    def project(self, call: Call, first: nn.Linear) -> Tensor:
-        """Return W1 of standardised inputs."""
+    @abstractmethod
+    def read(self, call: Call) -> Tensor:
+        """Return gamma ``(E,)``."""
+
+    @abstractmethod
+    def gate_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters, without the baseline."""
+
+
+class MessageGate(GateNetwork):
+    """Eq. 7, on q = [h_u, h_v, m] of every message.
+
+    Args:
+        width, read: as for :class:`GateNetwork`.
+        hidden: rows of W1.
+    """
+
+    def __init__(self, width: int, read: Sequence[Moments], hidden: int) -> None:
+        super().__init__(width, read)
+        self.network = EdgeNetwork(len(self.mean), hidden)
+
+    def read(self, call: Call) -> Tensor:
+        """Return gamma ``(E,)`` of standardised inputs."""
+        first = self.network.first
         weight = first.weight / self.deviation
-        return call.project(weight, first.bias - weight @ self.mean)
+        return self.network.finish(call.project(weight, first.bias - weight @ self.mean))
+
+    def gate_parameters(self) -> list[nn.Parameter]:
+        """Return W1, the normalisation's parameters, and W2."""
+        return list(self.network.parameters())
+
+
+class EntryGate(GateNetwork):
+    """Eq. 9, for the entries of matrices of adjacency.
+
+    Args:
+        width, read: as for :class:`GateNetwork`; it reads the states alone.
+        hidden: rows of W1.
+        num_relations: R.
+    """
+
+    def __init__(self, width: int, read: Sequence[Moments], hidden: int, num_relations: int) -> None:
+        super().__init__(width, read)
+        self.network = EntryNetwork(len(self.mean), hidden, num_relations)
+
+    def read(self, call: Call) -> Tensor:
+        """Return gamma ``(E,)`` of standardised states."""
+        entries = of_entries(call)
+        return self.network.read(entries, (entries.h_source.flatten(1) - self.mean) / self.deviation)
+
+    def gate_parameters(self) -> list[nn.Parameter]:
+        """Return W1, the normalisation's parameters, and all W_r."""
+        return list(self.network.parameters())
+
+
+def of_entries(call: Call) -> AdjacencyCall:
+    """Return the call as one of matrices of adjacency.
+
+    Raises:
+        TypeError: where it is none.
+    """
+    if not isinstance(call, AdjacencyCall):
+        raise TypeError(f"expected a call of matrices of adjacency; got {type(call).__name__}")
+    return call
+
+
+def gate_network(call: Call, read: Sequence[Moments], hidden: int) -> GateNetwork:
+    """Return the network for a layer's calls."""
+    if isinstance(call, AdjacencyCall):
+        return EntryGate(call.width, read, hidden, call.num_relations)
+    return MessageGate(call.width, read, hidden)
 
 
 def _scale(mean: Tensor, deviation: Tensor) -> Tensor:
@@ -139,7 +235,7 @@ class Probe(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive("probe", seed))
             pairs = zip(recording.calls, read, strict=True)
-            self.networks = [GateNetwork(call.width, of, hidden) for call, of in pairs]
+            self.networks = [gate_network(call, of, hidden) for call, of in pairs]
         self.bias, self.bound = bias, bound
         self.layers = nn.ModuleList(self.networks)
         self.to(recording.logits)
@@ -159,4 +255,4 @@ class Probe(nn.Module):
 
     def gate_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of all gates, without the baselines."""
-        return [parameter for network in self.networks for parameter in network.layers.parameters()]
+        return [parameter for network in self.networks for parameter in network.gate_parameters()]

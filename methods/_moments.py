@@ -9,11 +9,21 @@ Moments = tuple[int, Tensor, Tensor]
 """Count, standard deviation and mean ``(D,)``."""
 
 
-def moments(values: Tensor) -> Moments:
-    """Return the moments of the rows of values ``(N, D)``; those of none are NaN."""
-    if not len(values):
+def moments(values: Tensor, counts: Tensor | None = None) -> Moments:
+    """Return the moments of the rows of values ``(N, D)``; those of none are NaN.
+
+    Args:
+        values: the rows.
+        counts: ``(N,)`` int64, how often each row is there; once where None.
+    """
+    total = len(values) if counts is None else int(counts.sum())
+    if not total:
         nothing = values.new_full(values.shape[1:], torch.nan)
         return 0, nothing, nothing
+    if counts is not None:
+        share = (counts.to(values.dtype) / total)[:, None]
+        mean = (share * values).sum(0)
+        return total, (share * (values - mean).square()).sum(0).sqrt(), mean
     std, mean = torch.std_mean(values, dim=0, correction=0)
     return len(values), std, mean
 

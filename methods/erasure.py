@@ -8,7 +8,6 @@ depends on the graph alone is taken.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import closing
 from itertools import combinations, islice
 from math import comb
 
@@ -16,12 +15,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attribench.base.errors import Skipped
 from attribench.model.gates import Gates
 from attribench.model.graphs import GraphBatch
 from attribench.plugins.method import Attribution, Method, config
 from attribench.plugins.registry import METHODS
 
+from ._pilot import allowance, first_graphs, require_nine_of_ten
 from ._subsets import Copies, canonical_rank
 
 
@@ -29,7 +28,12 @@ from ._subsets import Copies, canonical_rank
 class ErasureConfig:
     """Options."""
 
-    budget: int = Field(100_000, ge=1, description="subsets tried per graph; graphs that need more are left unfinished")
+    budget: int = Field(
+        100_000,
+        ge=1,
+        description="subsets tried per graph, fewer where it has more than 500 messages; graphs that need more are "
+        "left unfinished",
+    )
     pilot: int = Field(
         10,
         ge=0,
@@ -55,17 +59,18 @@ class Erasure(Method):
         Raises:
             Skipped: when fewer than nine of ten are finished.
         """
-        validation = self.subject.validation
-        first = validation.select(torch.arange(min(self.config.pilot, validation.num_graphs), device=validation.device))
-        unfinished = 0
-        with closing(self._by_size(first)) as searched:
-            for index, _, solved in searched:
-                unfinished += len(index) - int(solved.sum())
-                if 10 * unfinished > first.num_graphs:
-                    raise Skipped(
-                        "exact search finishes fewer than nine of ten validation graphs within "
-                        f"{self.config.budget} subsets each; erasure-greedy is its approximation"
-                    )
+        first = first_graphs(self.subject.validation, self.config.pilot)
+        require_nine_of_ten(first, self._by_size(first), self._reason)
+
+    def _reason(self, unfinished: GraphBatch) -> str:
+        """Say why the method is skipped, given graphs that it did not finish."""
+        largest = (self.subject.num_layers * unfinished.num_edges_per_graph).max()
+        budget, fewest = self.config.budget, int(allowance(self.config.budget, largest))
+        fewer = f" ({fewest} of a graph of {int(largest)} messages)" if fewest < budget else ""
+        return (
+            f"exact search finishes fewer than nine of ten validation graphs within {budget} subsets each{fewer}; "
+            "erasure-greedy is its approximation"
+        )
 
     def attribute(self, graphs: GraphBatch) -> Attribution:
         """Search all graphs of the batch; those that outrun the budget are not ``complete`` and retain everything."""
@@ -94,7 +99,7 @@ class Erasure(Method):
         """Search graphs of ``count`` messages each; return the masks ``(L, E)`` and which graphs were finished."""
         mask = torch.ones_like(rank, dtype=torch.bool)
         solved = torch.zeros(graphs.num_graphs, dtype=torch.bool, device=graphs.device)
-        left = self.config.budget
+        left = int(allowance(self.config.budget, torch.tensor(count)))
         for size in range(count + 1):
             index = (~solved).nonzero()[:, 0]
             if not len(index) or not left:

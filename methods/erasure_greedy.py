@@ -4,11 +4,21 @@ In every round each remaining message of a graph is removed on its own (Zintgraf
 keeps the prediction and changes the output least (D*) is removed for good. A graph is done when no further removal
 keeps its prediction, within a tolerance of D* where one is given. All graphs, and many candidates of each, are tried at
 once; candidates that reach no row of the output in common in one pass (``_waves``).
+
+Of n messages that takes up to n (n + 1) / 2 evaluations. Where these are within what a graph is given, as its size
+alone tells, that is what is done. Larger graphs start by halves (``_halves``, after Zeller & Hildebrandt 2002), and go
+on one message at a time as soon as what is left of the evaluations is enough for that.
+
+*Exact*, by halves too: the mask keeps the prediction, within the tolerance, and is 1-minimal: no single message that is
+left can be removed. *Approximated*, by halves: which of the 1-minimal masks it is. Messages of one group are judged
+together, and ranked as they were when the graph was last measured: the mask may be another, or a larger one, than one
+message at a time would find. A graph that is not 1-minimal by the end of its evaluations is unfinished.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 
 import torch
 from pydantic import Field
@@ -19,6 +29,8 @@ from attribench.model.graphs import GraphBatch
 from attribench.plugins.method import Attribution, Method, config
 from attribench.plugins.registry import METHODS
 
+from ._halves import Erased, Halves, one_at_a_time
+from ._pilot import allowance, first_graphs, require_nine_of_ten
 from ._subsets import Copies, canonical_rank
 from ._waves import OneByOne, Removal, Waves, reached
 
@@ -33,6 +45,18 @@ class GreedyConfig:
         description="nats of D* that the output may move by, as for graphmask-nonamortized; none: any, as long as the "
         "prediction stays",
     )
+    budget: int = Field(
+        100_000,
+        ge=1,
+        description="sets of messages evaluated per graph, fewer where it has more than 500 messages; graphs of n "
+        "messages are erased by halves where n (n + 1) / 2 is more, and left unfinished where that is not enough",
+    )
+    pilot: int = Field(
+        10,
+        ge=0,
+        description="validation graphs erased first, unless their sizes tell that one message at a time is within the "
+        "budget; the method is skipped if it finishes fewer than 9 of 10",
+    )
 
 
 @METHODS.register
@@ -45,53 +69,124 @@ class GreedyErasure(Method):
     needs_gradients = False
     config: GreedyConfig
 
+    def fit(self) -> None:
+        """Erase some validation graphs, those alone that may not be finished.
+
+        Raises:
+            Skipped: when fewer than nine of ten are finished.
+        """
+        first = first_graphs(self.subject.validation, self.config.pilot)
+        messages = self._messages(first)
+        large = one_at_a_time(messages) > allowance(self.config.budget, messages)
+        if bool(large.any()):
+            require_nine_of_ten(first, self._by_size(first, large), self._reason)
+
+    def _reason(self, unfinished: GraphBatch) -> str:
+        """Say why the method is skipped, given graphs that it did not finish."""
+        most = self._messages(unfinished).max()
+        return (
+            "greedy erasure finishes fewer than nine of ten validation graphs within its budget: a graph of "
+            f"{int(most)} messages is given {int(allowance(self.config.budget, most))} evaluations; removing each of "
+            f"them once takes {int(most)}, and dropping one after the other up to {int(one_at_a_time(most))}"
+        )
+
     def attribute(self, graphs: GraphBatch) -> Attribution:
-        """Erase all graphs of the batch; score: 1 for what is left, below 1 the higher the later it was dropped."""
-        num_layers, device = self.subject.num_layers, graphs.device
-        rank = canonical_rank(graphs, num_layers)  # (L, E)
-        count = int(rank.max()) + 1 if rank.numel() else 0
-        messages = num_layers * graphs.num_edges_per_graph
-        kept = torch.arange(count, device=device) < messages[:, None]  # (G, count)
-        dropped_in = torch.zeros(graphs.num_graphs, count, device=device)
+        """Erase all graphs of the batch; score: 1 for what is left, below 1 the higher the later it was dropped.
+
+        Those that outrun the budget are not ``complete`` and retain everything.
+        """
+        mask = torch.ones(self.subject.num_layers, graphs.num_edges, dtype=torch.bool, device=graphs.device)
+        scores = torch.ones(mask.shape, device=graphs.device)
+        messages = self._messages(graphs)
+        complete = messages == 0
+        for index, kept, dropped_in, finished in self._by_size(graphs, ~complete):
+            edges = graphs.edges_of(index)
+            order = dropped_in / (messages[graphs.edge_graph[edges]] + 1)
+            mask[:, edges], scores[:, edges], complete[index] = kept, torch.where(kept, 1.0, order), finished
+        return Attribution(scores, hard_mask=mask, complete=complete)
+
+    def _messages(self, graphs: GraphBatch) -> Tensor:
+        """Return ``(G,)``: each graph's messages, over all layers."""
+        return self.subject.num_layers * graphs.num_edges_per_graph
+
+    def _by_size(
+        self, graphs: GraphBatch, among: Tensor
+    ) -> Generator[tuple[Tensor, Tensor, Tensor, Tensor], None, None]:
+        """Erase the graphs of ``among`` ``(G,)`` bool, graphs of like size together.
+
+        Yields:
+            Which graphs, ``(g,)``; of their messages which are kept, and the turns in which the others were dropped,
+            ``(L, E)`` each; and which of the graphs were finished, ``(g,)`` bool.
+        """
+        messages = self._messages(graphs)
+        given = allowance(self.config.budget, messages)
+        plain = among & (one_at_a_time(messages) <= given)
+        hopeless = among & (messages > given)  # they cannot be measured once, so that no pass is spent on them
+        rank = canonical_rank(graphs, self.subject.num_layers)  # (L, E)
+        yield self._unfinished(graphs, hopeless.nonzero()[:, 0])
+        groups = [*of_like_size(messages * plain), *of_like_size(messages * (among & ~plain & ~hopeless))]
         with self.gates() as gates:
-            for group in self.track(of_like_size(messages), "graphs of like size"):
-                self._erase(gates, graphs, rank, group, kept, dropped_in)
-        mask = kept[graphs.edge_graph, rank]
-        order = dropped_in[graphs.edge_graph, rank] / (messages[graphs.edge_graph] + 1)
-        return Attribution(torch.where(mask, 1.0, order), hard_mask=mask)
+            for group in self.track(groups, "graphs of like size"):
+                selected, places = graphs.select(group), rank[:, graphs.edges_of(group)]
+                if plain[group[0]]:
+                    erased = self._one_at_a_time(gates, selected, places)
+                    finished = torch.ones_like(plain[group])
+                else:
+                    erased, finished = self._by_halves(gates, selected, places, given[group])
+                yield group, *(x[selected.edge_graph, places] for x in (erased.kept, erased.dropped_in)), finished
 
-    def _erase(
-        self, gates: Gates, graphs: GraphBatch, rank: Tensor, group: Tensor, kept: Tensor, dropped_in: Tensor
-    ) -> None:
-        """Erase the graphs ``group``; note in ``kept`` and ``dropped_in`` ``(G, count)`` what became of each place."""
-        selected, places = graphs.select(group), rank[:, graphs.edges_of(group)]
-        count = int(kept[group].sum(1).max())
-        reach = reached(gates, self.subject.output, selected, places, count)
-        before = kept[group]
-        if not self._erased(gates, graphs, rank, group, kept, dropped_in, reach):
-            kept[group], dropped_in[group] = before, 0.0
-            self._erased(gates, graphs, rank, group, kept, dropped_in, None)
+    def _unfinished(self, graphs: GraphBatch, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what is yielded of graphs that are not tried."""
+        everything = torch.ones(self.subject.num_layers, len(graphs.edges_of(index)), device=graphs.device)
+        return index, everything.bool(), torch.zeros_like(everything), torch.zeros_like(index, dtype=torch.bool)
 
-    def _erased(
-        self, gates: Gates, graphs: GraphBatch, rank: Tensor, group: Tensor, kept: Tensor, dropped_in: Tensor,
-        reach: Tensor | None,
-    ) -> bool:  # fmt: skip
-        """Erase the graphs; return False where messages did something else together than each by itself."""
-        output, members = self.subject.output, group
+    def _one_at_a_time(self, gates: Gates, graphs: GraphBatch, places: Tensor) -> Erased:
+        """Erase graphs whose sizes tell that they will be finished, several messages in a pass where that is right."""
+        erased = Erased.nothing(self._messages(graphs))
+        reach = reached(gates, self.subject.output, graphs, places, erased.kept.shape[1])
+        if not self._erase(gates, graphs, places, erased, reach):
+            erased = Erased.nothing(self._messages(graphs))
+            self._erase(gates, graphs, places, erased, None)
+        return erased
+
+    def _by_halves(self, gates: Gates, graphs: GraphBatch, places: Tensor, given: Tensor) -> tuple[Erased, Tensor]:
+        """Erase graphs by halves, then one message at a time; return also which are finished, bool ``(G,)``.
+
+        Of those that are not, everything is kept.
+        """
+        erased = Erased.nothing(self._messages(graphs))
+        halves = Halves(gates, self.subject.output, graphs, places, self._most, erased, given)
+        halves.run()
+        finished, few = halves.minimal | halves.few, (halves.few & ~halves.minimal).nonzero()[:, 0]
+        rest = erased.select(few)
+        self._erase(gates, graphs.select(few), places[:, graphs.edges_of(few)], rest, None)
+        erased.put(few, rest)
+        erased.put((~finished).nonzero()[:, 0], Erased.nothing(self._messages(graphs)).select(~finished))
+        return erased, finished
+
+    def _erase(self, gates: Gates, graphs: GraphBatch, rank: Tensor, erased: Erased, reach: Tensor | None) -> bool:
+        """Erase graphs one message at a time, from what is left of them, and note what became of each message.
+
+        ``rank`` ``(L, E)`` are the places; ``reach`` says which rows messages reach, where many are tried in a pass.
+
+        Returns:
+            False where messages did something else together than each by itself.
+        """
+        output, kept, gone = self.subject.output, erased.kept, erased.turns
         removal: Removal | None = None
-        index, count = group, int(kept[group].sum(1).max())
+        index = members = kept.any(1).nonzero()[:, 0]
+        count = int(kept.sum(1).max()) if len(index) else 0
         for turn in range(count):
             if removal is None or 2 * len(index) <= len(members) or removal.wasteful():
-                if removal is not None and not removal.agrees(kept[members, :count]):
+                if removal is not None and not removal.agrees(kept[members]):
                     return False
                 members = index
                 selected, places = graphs.select(members), rank[:, graphs.edges_of(members)]
                 if reach is None:
                     removal = OneByOne(Copies(gates, output, selected, count), places)
                 else:
-                    mine = reach[torch.isin(group, members)]
-                    removal = Waves(gates, output, selected, places, kept[members, :count], mine)
-            left = kept[members, :count]
+                    removal = Waves(gates, output, selected, places, kept[members], reach[members])
+            left = kept[members]
             unchanged, divergence = removal.remove_each(left)
             change = torch.where(unchanged & (divergence <= self._most) & left, divergence, torch.inf)
             best = change.amin(1)
@@ -102,11 +197,11 @@ class GreedyErasure(Method):
             removal.drop(can, place[can])
             index, dropped = members[can], place[can]
             kept[index, dropped] = False
-            dropped_in[index, dropped] = turn + 1.0
+            erased.dropped_in[index, dropped] = gone[index] + turn + 1.0
             index = index[kept[index].any(1)]
             if not len(index):
                 break
-        return removal is None or removal.agrees(kept[members, :count])
+        return removal is None or removal.agrees(kept[members])
 
     @property
     def _most(self) -> float:

@@ -2,7 +2,9 @@
 
 A readout network on [h_u, h_v, m] of the unmasked pass (no look-ahead) predicts a gate z in (0, 1) for every message,
 which is replaced by z * m + (1 - z) * e with e ~ N(mu, sigma^2), mean and deviation per layer and dimension over all
-training messages. Trained to keep the model's prediction while passing little information,
+training messages. Where messages go by matrices of adjacency the same is done without a vector for every edge: what a
+node sends in a relation is one message, and the draws that reach a node are one draw. Trained to keep the model's
+prediction while passing little information,
 
     min  -log p(y | noisy messages) + weight * mean KL[ N(z m + (1 - z) mu, (1 - z)^2 sigma^2) || N(mu, sigma^2) ].
 
@@ -12,6 +14,7 @@ few with which the model's predictions survive, on validation graphs, as GraphMa
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
@@ -21,20 +24,22 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attribench.base.seeds import derive, generator
+from attribench.model.adjacency_driver import AdjacencyCall, AdjacencyDriver
 from attribench.model.baseline import Baseline
 from attribench.model.call import Call
+from attribench.model.driver_list import layers_without_messages
 from attribench.model.graphs import GraphBatch
 from attribench.model.recording import Recording, Stream
-from attribench.plugins.method import Attribution, Method, config
+from attribench.plugins.method import Attribution, Method, Subject, config
 from attribench.plugins.registry import METHODS
 
 from ._constraint import MAX_CHANGED, TOLERANCE, Constraint, Verdict
-from ._gate_networks import EdgeNetwork
-from ._moments import moments, pooled
+from ._gate_networks import EdgeNetwork, EntryNetwork, of_entries
+from ._moments import Moments, moments, pooled
 from ._repeated import Repeated, kept_bytes
 from ._settling import at_rest
 
@@ -74,27 +79,105 @@ class BottleneckConfig:
     max_changed: float = Field(MAX_CHANGED, ge=0, le=1, description="as graphmask's")
 
 
-class Readout(EdgeNetwork):
-    """Gate logits of one layer, by the network of Eq. 7, with the statistics of its messages."""
+class Readout(nn.Module, ABC):
+    """Gate logits of one layer, with the statistics of its messages.
 
-    def __init__(self, inputs: int, hidden: int, start: float, mean: Tensor, std: Tensor) -> None:
-        super().__init__(inputs, hidden)
+    Args:
+        start: what the logits start at.
+        mean, std: ``(D,)``, mu and sigma.
+    """
+
+    def __init__(self, start: float, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
         self.start = start
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
+    mean: Tensor
+    std: Tensor
+
+    @abstractmethod
     def forward(self, call: Call) -> Tensor:
         """Return gate logits ``(E,)``."""
-        return self.read(call) + self.start
+
+    @abstractmethod
+    def surprise(self, call: Call) -> Tensor:
+        """Return the mean over dimensions of ((m - mu) / sigma)^2 of every message, ``(E,)``."""
+
+    @abstractmethod
+    def noise(self, call: Call, draws: torch.Generator) -> Baseline:
+        """Return draws from N(mu, sigma^2) in place of the messages."""
 
 
-def bottleneck_kl(logits: Tensor, messages: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+class MessageReadout(Readout):
+    """Of messages in a list, by the network of Eq. 7."""
+
+    def __init__(self, call: Call, hidden: int, start: float, mean: Tensor, std: Tensor) -> None:
+        super().__init__(start, mean, std)
+        self.network = EdgeNetwork(call.inputs_width, hidden)
+
+    def forward(self, call: Call) -> Tensor:
+        """Return gate logits ``(E,)``."""
+        return self.network.read(call) + self.start
+
+    def surprise(self, call: Call) -> Tensor:
+        """Return the mean over dimensions of ((m - mu) / sigma)^2 of every message, ``(E,)``."""
+        return squared_scores(call.flat_messages(), self.mean, self.std)
+
+    def noise(self, call: Call, draws: torch.Generator) -> Baseline:
+        """Return draws ``(E, D)``."""
+        messages = call.flat_messages()
+        normal = torch.randn(messages.shape, generator=draws, device=messages.device, dtype=messages.dtype)
+        return Baseline.per_edge(self.mean + self.std * normal)
+
+
+class EntryReadout(Readout):
+    """Of messages that go by matrices of adjacency, by the network of Eq. 9."""
+
+    def __init__(self, call: AdjacencyCall, hidden: int, start: float, mean: Tensor, std: Tensor) -> None:
+        super().__init__(start, mean, std)
+        self.network = EntryNetwork(call.inputs_width // 2, hidden, call.num_relations)
+
+    def forward(self, call: Call) -> Tensor:
+        """Return gate logits ``(E,)``."""
+        entries = of_entries(call)
+        return self.network.read(entries, entries.h_source.flatten(1)) + self.start
+
+    def surprise(self, call: Call) -> Tensor:
+        """Return the mean over dimensions of ((m - mu) / sigma)^2 of every message, ``(E,)``."""
+        entries = of_entries(call)
+        return squared_scores(entries.sends(), self.mean, self.std)[entries.sender]
+
+    def noise(self, call: Call, draws: torch.Generator) -> Baseline:
+        """Return draws ``(N, D)``, of which the layer makes what reaches each node."""
+        shape, like = (len(call.h_source), call.width), self.mean
+        normal = torch.randn(shape, generator=draws, device=like.device, dtype=like.dtype)
+        return Baseline.drawn(self.mean, self.std * normal)
+
+
+def statistics(call: Call) -> Moments:
+    """Return count, deviation and mean ``(D,)`` of a layer's messages."""
+    if isinstance(call, AdjacencyCall):
+        sends = call.sends()
+        return moments(sends, call.sender.bincount(minlength=len(sends)))
+    return moments(call.flat_messages())
+
+
+def squared_scores(messages: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return the mean over dimensions of ((m - mu) / sigma)^2 of messages ``(M, D)``, ``(M,)``."""
+    return ((messages - mean) / std).square().mean(1)
+
+
+def bottleneck_kl(logits: Tensor, squared: Tensor) -> Tensor:
     """Return KL[N(z m + (1 - z) mu, (1 - z)^2 sigma^2) || N(mu, sigma^2)] per message, mean over dimensions, ``(E,)``.
 
     With s = (m - mu) / sigma it is -log(1 - z) + ((1 - z)^2 + z^2 s^2 - 1) / 2 (Schulz et al. 2020, Eq. 6).
+
+    Args:
+        logits: ``(E,)``, of z.
+        squared: ``(E,)``, the mean of s^2, see :func:`squared_scores`.
     """
     z, log_closed = logits.sigmoid(), F.logsigmoid(-logits)
-    squared = ((messages - mean) / std).square().mean(1)
     return -log_closed + ((1 - z).square() + z.square() * squared - 1) / 2
 
 
@@ -109,9 +192,14 @@ class InformationBottleneck(Method):
     Config = BottleneckConfig
     quick = {"steps": 30}
     steps_option = ("steps", "fit")
-    needs_messages = True
     fewest_to_fit = 50
     config: BottleneckConfig
+
+    @classmethod
+    def supports(cls, subject: Subject) -> str | None:
+        """Say no where a layer sends no message as a vector, and is none of matrices of adjacency either."""
+        bare = layers_without_messages(subject.model, AdjacencyDriver)
+        return f"{', '.join(bare)} sends no message as a vector, which the method reads" if bare else None
 
     def fit(self) -> None:
         """Take the messages' statistics and train the readout networks, with some weights until the right one is found.
@@ -196,18 +284,21 @@ class InformationBottleneck(Method):
 
     def _build(self, train: Stream, seed: int) -> list[Readout]:
         """Build a readout per layer, with mean and deviation over all messages of the training graphs."""
-        readouts = []
-        by_part = [[moments(call.flat_messages()) for call in recording.calls] for _, recording in train.recordings()]
+        readouts = list[Readout]()
+        by_part = [[statistics(call) for call in recording.calls] for _, recording in train.recordings()]
         calls = next(train.recordings())[1].calls
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for call, parts in zip(calls, zip(*by_part, strict=True), strict=True):
                 _, std, mean = reduce(pooled, parts)
                 spread = std.square() if self.config.released_variant else std
-                inputs, hidden = call.inputs_width, self.config.hidden or call.width
-                readout = Readout(
-                    inputs, hidden, self.config.gate_start, mean, spread.clamp(min=self.config.smallest_std)
-                )
+                hidden, start = self.config.hidden or call.width, self.config.gate_start
+                floored = spread.clamp(min=self.config.smallest_std)
+                readout: Readout
+                if isinstance(call, AdjacencyCall):
+                    readout = EntryReadout(call, hidden, start, mean, floored)
+                else:
+                    readout = MessageReadout(call, hidden, start, mean, floored)
                 readouts.append(readout.to(train.logits))
         return readouts
 
@@ -216,13 +307,12 @@ class InformationBottleneck(Method):
         graphs, output = recording.graphs, self.subject.output
         gates, baselines, information = [], [], []
         for readout, call in zip(self.readouts, recording.calls, strict=True):
-            messages, logits = call.flat_messages(), readout(call)
-            mean, std = readout.get_buffer("mean"), readout.get_buffer("std")
+            logits = readout(call)
             z = logits.sigmoid()
             # Mixing twice gives z (z m + (1 - z) e) + (1 - z) e = z^2 m + (1 - z^2) e.
             gates.append(z.square() if self.config.released_variant else z)
-            baselines.append(Baseline.per_edge(self._baseline(messages, mean, std, draws)))
-            information.append(bottleneck_kl(logits, messages, mean, std))
+            baselines.append(self._baseline(readout, call, draws))
+            information.append(bottleneck_kl(logits, readout.surprise(call)))
         masked = recording.forward(gates, baselines)
         kl = graphs.sum_per_graph(torch.stack(information).mean(0)) / graphs.num_edges_per_graph
         if self.config.released_variant:
@@ -231,12 +321,11 @@ class InformationBottleneck(Method):
         explained = output.explained(recording.logits, graphs)
         return output.loss(explained, masked, graphs).mean(), kl.mean()
 
-    def _baseline(self, messages: Tensor, mean: Tensor, std: Tensor, draws: torch.Generator) -> Tensor:
-        """Return what is mixed into each message in training, ``(E, D)``."""
+    def _baseline(self, readout: Readout, call: Call, draws: torch.Generator) -> Baseline:
+        """Return what is mixed into each message in training."""
         if self.config.baseline == "gaussian":
-            normal = torch.randn(messages.shape, generator=draws, device=messages.device, dtype=messages.dtype)
-            return mean + std * normal
-        return mean.expand_as(messages) if self.config.baseline == "mean" else torch.zeros_like(messages)
+            return readout.noise(call, draws)
+        return Baseline.shared(readout.mean if self.config.baseline == "mean" else torch.zeros_like(readout.mean))
 
     @torch.no_grad()
     def attribute(self, graphs: GraphBatch) -> Attribution:
@@ -247,7 +336,7 @@ class InformationBottleneck(Method):
 
     def _own(self) -> list[Tensor]:
         """Return what stands for the noise where no draw is wanted, ``(D,)`` per layer."""
-        means = [readout.get_buffer("mean") for readout in self.readouts]
+        means = [readout.mean for readout in self.readouts]
         return [torch.zeros_like(mean) if self.config.baseline == "zero" else mean.clone() for mean in means]
 
     def _gates_of(self, recording: Recording) -> Tensor:

@@ -1,14 +1,18 @@
 """Layers of adjacency matrices are gated on their entries exactly as layers with a message for every edge (Eq. 10)."""
 
+import importlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from helpers import WIDTH, random_batch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch_geometric.nn import GCNConv, MessagePassing
 
 from attribench.model.adjacency import AdjacencyLayer, Padding
+from attribench.model.adjacency_driver import AdjacencyCall
 from attribench.model.baseline import Baseline
 from attribench.model.driver_list import layers_without_messages
 from attribench.model.gates import Gates, UnsupportedModelError
@@ -16,9 +20,14 @@ from attribench.model.graphs import GraphBatch
 from attribench.model.integrity import differences, fingerprint
 from attribench.model.model import GraphModel
 from attribench.model.output import GraphClassification
+from attribench.plugins.configs import make_config
+from attribench.plugins.method import Method
+from attribench.plugins.registry import METHODS
 from attribench.plugins.task import SPLITS, Problem, Split
 
 RELATIONS = 3
+WIDE = 64
+"""Width of states where it matters that there are fewer nodes than edges."""
 
 
 def simple(sizes: list[tuple[int, int]], seed: int = 0) -> GraphBatch:
@@ -76,11 +85,11 @@ def shares(graphs: GraphBatch) -> Tensor:
 class Dense(GraphModel):
     """Layers on padded graphs; a sum over nodes at the end."""
 
-    def __init__(self, layers: int = 2, layer: type[AdjacencyLayer] = DenseRGCN) -> None:
+    def __init__(self, layers: int = 2, layer: Any = DenseRGCN, width: int = WIDTH) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.ModuleList(layer() for _ in range(layers))
-        self.readout = nn.Linear(WIDTH, 2)
+        self.layers = nn.ModuleList(layer(**({} if width == WIDTH else {"width": width})) for _ in range(layers))
+        self.readout = nn.Linear(width, 2)
 
     def adjacency(self, graphs: GraphBatch, padding: Padding) -> Tensor:
         return padding.matrices(shares(graphs).to(graphs["x"].dtype))
@@ -93,7 +102,7 @@ class Dense(GraphModel):
         adjacency, h = self.adjacency(graphs, padding), padding.pad(graphs["x"])
         for layer in self.layers:
             h = layer(h, adjacency)
-        whole = h.new_zeros(graphs.num_graphs, WIDTH).index_add(0, graphs.batch, padding.nodes(h))
+        whole = h.new_zeros(graphs.num_graphs, h.shape[-1]).index_add(0, graphs.batch, padding.nodes(h))
         out: Tensor = self.readout(whole)
         return out
 
@@ -322,3 +331,144 @@ def test_edges_that_are_one_entry_and_relations_without_a_matrix_are_refused() -
         gates.record(random_batch([(2, 9)]))
     with pytest.raises(UnsupportedModelError, match="expected a relation from 0 to 1 for each of"):
         Padding.of(graphs, graphs["edge_type"], 2)
+
+
+def test_pairs_of_targets_and_sources_are_multiplied_for_every_edge() -> None:
+    graphs, draw = simple(SIZES), torch.Generator().manual_seed(1)
+    targets = torch.randn(graphs.num_nodes, RELATIONS, 7, generator=draw).double()
+    sources = torch.randn(graphs.num_nodes, 7, generator=draw).double()
+    with Gates(Dense().double()) as gates:
+        call = gates.record(graphs).calls[0]
+    assert isinstance(call, AdjacencyCall)
+    assert call.num_relations == RELATIONS
+    assert [part.shape for part in call.read()] == [(graphs.num_nodes, WIDTH)]
+    source, target = graphs.edge_index
+    expected = (targets[target, graphs["edge_type"]] * sources[source]).sum(1)
+    torch.testing.assert_close(call.pairs(targets, sources), expected)
+
+
+class Widest(TorchDispatchMode):
+    """Takes note of the largest tensor that any operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(x, Tensor):
+                self.most = max(self.most, x.numel())
+        return out
+
+
+@pytest.mark.parametrize(
+    "name", ["graphmask", "graphmask-nonamortized", "gnnexplainer", "information-bottleneck", "integrated-gradients"]
+)
+def test_no_method_makes_a_vector_for_every_edge(name: str) -> None:
+    """All operations, forwards and backwards, return less than half of what E vectors of D numbers would take."""
+    nodes = 40
+    pairs = torch.cartesian_prod(torch.arange(nodes), torch.arange(nodes))
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]].T
+    draw = torch.Generator().manual_seed(0)
+    splits = {}
+    for k, split in enumerate(SPLITS):
+        graphs = replace(
+            random_batch([(nodes, pairs.shape[1])] * 2, k),
+            edge_index=torch.cat([pairs, pairs + nodes], dim=1),
+            edge={"edge_type": torch.randint(RELATIONS, (2 * pairs.shape[1],), generator=draw)},
+            node={"x": torch.randn(2 * nodes, WIDE, generator=draw)},
+        )
+        splits[split] = Split(graphs, torch.tensor([0, 1]))
+    problem = Problem(Dense(width=WIDE).eval(), GraphClassification(), splits)
+    kind: type[Method] = METHODS[name]
+    method = kind(make_config(name, kind.Config, kind.quick), subject=problem.subject())
+    with Widest() as seen:
+        method.fit()
+        method.attribute(splits["test"].graphs)
+    messages = splits["test"].graphs.num_edges
+    assert messages * RELATIONS <= seen.most < messages * WIDE / 2
+
+
+def test_graphmask_takes_the_bilinear_gate_of_eq_9() -> None:
+    graphs = simple(SIZES)
+    kinds: Any = importlib.import_module("attribench.methods._gate_networks")
+    with Gates(Dense().double()) as gates:
+        recording = gates.record(graphs)
+        probe = kinds.Probe([recording], 5, 0.25, 9.0, 1)
+        locations = probe(recording).detach()
+        for k, (network, call) in enumerate(zip(probe.networks, recording.calls, strict=True)):
+            h = call.h_source
+            h = (h - h.mean(0)) / h.std(0, correction=0)
+            for e in range(graphs.num_edges):
+                source, target = graphs.edge_index[:, e].tolist()
+                w = network.network.relation[int(graphs["edge_type"][e])]  # (hidden, H + 1)
+                h_u = torch.cat([h[source], torch.ones(1).double()])
+                gamma = network.network.target(h[target]) @ w @ h_u / (WIDTH + 1)
+                torch.testing.assert_close(locations[k, e], gamma.detach() + 0.25)
+    assert float(locations.std()) > 0.05
+
+
+def drawn(graphs: GraphBatch, seed: int = 3) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Gates, of which some are quite open, and of two layers a mean and noise for every node."""
+    draw = torch.Generator().manual_seed(seed)
+    z = torch.rand(2, graphs.num_edges, generator=draw, dtype=torch.float64)
+    z[:, ::4] = 1
+    means = [torch.randn(WIDTH, generator=draw, dtype=torch.float64) for _ in range(2)]
+    return z, means, [torch.randn(graphs.num_nodes, WIDTH, generator=draw, dtype=torch.float64) for _ in range(2)]
+
+
+def test_draws_for_messages_are_one_draw_for_a_node_of_the_variance_of_their_sum() -> None:
+    graphs = simple(SIZES)
+    z, means, noises = drawn(graphs)
+    dense, listed = both()
+    target, share = graphs.edge_index[1], shares(graphs)
+    same = []  # for every message of a node the same draw, such that their sum is that of the node
+    for k in range(2):
+        closed = share * (1 - z[k])
+        sums, variance = (closed.new_zeros(graphs.num_nodes).index_add(0, target, x) for x in (closed, closed.square()))
+        part = (variance.sqrt() / sums.clamp(min=1e-300))[target]
+        same.append(Baseline.per_edge(means[k] + part[:, None] * noises[k][target]))
+    with Gates(dense) as gates:
+        baselines = [Baseline.drawn(mean, noise) for mean, noise in zip(means, noises, strict=True)]
+        found = gates.record(graphs).forward(z, baselines)
+    with Gates(listed) as gates:
+        recording = gates.record(graphs)
+        torch.testing.assert_close(found, recording.forward(z, same), rtol=0, atol=1e-12)
+        with pytest.raises(ValueError, match="got draws for every node, which lists cannot use"):
+            recording.forward(z, baselines)
+    with pytest.raises(ValueError, match=r"expected noise of a baseline for call 0 of shape \(16, 4\); got \(3, 4\)"):
+        Baseline.drawn(means[0], noises[0][:3]).check(graphs, WIDTH, "a baseline for call 0")
+    with pytest.raises(ValueError, match="got draws for nodes of one batch"):
+        baselines[0].select(slice(0, 1), slice(0, 1))
+
+
+def test_gradients_are_numbers_where_all_messages_of_a_node_are_open_or_there_is_none() -> None:
+    graphs = simple(SIZES)
+    z, means, noises = drawn(graphs)
+    z = z.round().requires_grad_()
+    with Gates(Dense().double()) as gates:
+        baselines = [Baseline.drawn(mean, noise) for mean, noise in zip(means, noises, strict=True)]
+        gates.record(graphs).forward(z, baselines).sum().backward()
+    assert z.grad is not None
+    assert bool(torch.isfinite(z.grad).all())
+    assert bool((z.grad != 0).any())
+
+
+def test_the_bottlenecks_statistics_and_information_are_those_of_the_messages() -> None:
+    graphs = simple(SIZES)
+    kinds: Any = importlib.import_module("attribench.methods.information_bottleneck")
+    calls = []
+    for model in both():
+        with Gates(model) as gates:
+            calls.append(gates.record(graphs).calls)
+    for k, (dense, listed) in enumerate(zip(*calls, strict=True)):
+        (count, std, mean), expected = kinds.statistics(dense), kinds.statistics(listed)
+        assert count == expected[0] == graphs.num_edges
+        torch.testing.assert_close((std, mean), expected[1:], rtol=0, atol=1e-12)
+        readouts = [kinds.EntryReadout(dense, 5, 0.5, mean, std), kinds.MessageReadout(listed, 5, 0.5, mean, std)]
+        entry, message = (readout.surprise(call) for readout, call in zip(readouts, (dense, listed), strict=True))
+        torch.testing.assert_close(entry, message, rtol=0, atol=1e-12, msg=f"layer {k}")
+        noise = readouts[0].noise(dense, torch.Generator().manual_seed(0))
+        assert noise.noise.shape == (graphs.num_nodes, WIDTH)
+        torch.testing.assert_close(noise.noise.std(0, correction=0) / std, torch.ones(WIDTH).double(), rtol=0, atol=0.6)

@@ -80,7 +80,7 @@ def test_the_objective_against_a_plain_loop() -> None:
         nonzero = torch.zeros(3, graphs.num_edges).double()
         for k in (1, 2):
             network, call = method.probe.networks[k], recording.calls[k]
-            w1, norm, _, w2 = network.layers
+            w1, norm, _, w2 = network.network.layers
             read = call.inputs()
             for e in range(graphs.num_edges):
                 u, v = graphs.edge_index[:, e]
@@ -442,7 +442,7 @@ def network_of(*calls: Any) -> Any:
     kinds = module("_moments")
     read = [reduce(kinds.pooled, map(kinds.moments, parts)) for parts in zip(*(c.read() for c in calls), strict=True)]
     torch.manual_seed(0)
-    return module("_gate_networks").GateNetwork(calls[0].width, read, 5).double()
+    return module("_gate_networks").MessageGate(calls[0].width, read, 5).double()
 
 
 def test_what_gates_read_is_standardised_and_constant_channels_say_nothing() -> None:
@@ -454,11 +454,11 @@ def test_what_gates_read_is_standardised_and_constant_channels_say_nothing() -> 
     other = replace(call, sent=call.messages * scales * keeps + shift)
     network, same = network_of(call), network_of(other)
     with torch.no_grad():
-        message = network.layers[0].weight[:, -1].clone()
-        network.layers[0].weight[:, -1] = 0
+        message = network.network.first.weight[:, -1].clone()
+        network.network.first.weight[:, -1] = 0
         expected, found = network.read(call), same.read(other)
         torch.testing.assert_close(found, expected)  # whatever the scales
-        network.layers[0].weight[:, -1] = message
+        network.network.first.weight[:, -1] = message
         assert not torch.allclose(network.read(call), expected)
         assert not torch.allclose(
             same.read(replace(other, sent=other.messages + shift)), expected

@@ -50,7 +50,7 @@ def prepared(depth: int = 2, **options: Any) -> tuple[Any, GraphBatch]:
         method.readouts = method._build(gates.stream(subject.train, 10**9), 7)
     for readout in method.readouts:
         readout.start = 0.3
-        readout.layers[3].weight.data.mul_(3)
+        readout.network.layers[3].weight.data.mul_(3)
     return method, graphs
 
 
@@ -60,12 +60,15 @@ def test_kl_equals_torchs() -> None:
     std = torch.rand(5, generator=draw).double() + 0.1
     z = logits.sigmoid()[:, None]
     expected = kl_divergence(Normal(z * messages + (1 - z) * mean, (1 - z) * std), Normal(mean, std)).mean(1)
-    assert torch.allclose(bottleneck.bottleneck_kl(logits, messages, mean, std), expected, rtol=0, atol=1e-12)
+    assert torch.allclose(
+        bottleneck.bottleneck_kl(logits, bottleneck.squared_scores(messages, mean, std)), expected, rtol=0, atol=1e-12
+    )
 
 
 def test_kl_is_nothing_for_closed_gates_and_finite_for_open_ones() -> None:
     messages, mean, std = torch.ones(3, 2), torch.zeros(2), torch.ones(2)
-    kl = bottleneck.bottleneck_kl(torch.tensor([-40.0, 0.0, 60.0]), messages, mean, std)
+    squared = bottleneck.squared_scores(messages, mean, std)
+    kl = bottleneck.bottleneck_kl(torch.tensor([-40.0, 0.0, 60.0]), squared)
     assert float(kl[0]) == pytest.approx(0, abs=1e-12)
     assert float(kl[1]) == pytest.approx(0.693147 + (0.25 + 0.25 - 1) / 2, abs=1e-5)
     assert float(kl[2]) == pytest.approx(60 + (0 + 1 - 1) / 2)  # 1 - z rounds to 0
@@ -115,7 +118,7 @@ def plain_objective(method: Any, graphs: GraphBatch, draws: torch.Generator) -> 
         h, kl = model.embed(graph["x"]), []
         reference = plain_logits(model, graph, torch.ones(1, len(model.layers), graph.num_edges).double())[0]
         for k, (layer, readout, (q, m)) in enumerate(zip(model.layers, method.readouts, recorded, strict=True)):
-            w1, norm, _, w2 = readout.layers
+            w1, norm, _, w2 = readout.network.layers
             hidden = F.layer_norm(q @ w1.weight.T + w1.bias, (len(w1.bias),), norm.weight, norm.bias).relu()
             z = torch.sigmoid(hidden @ w2.weight.T + w2.bias + readout.start)  # (E, 1)
             e = readout.mean + readout.std * noise[k][edges]
@@ -199,7 +202,7 @@ def test_scores_are_the_gates_of_the_unmasked_pass() -> None:
         edges = graphs.edges_of(torch.tensor([g]))
         with torch.no_grad():
             for k, (q, _) in enumerate(plain_messages(method.subject.model, one(graphs, g))):
-                expected = (method.readouts[k].layers(q)[:, 0] + 0.3).sigmoid()
+                expected = (method.readouts[k].network.layers(q)[:, 0] + 0.3).sigmoid()
                 assert torch.allclose(scores[k, edges], expected, rtol=0, atol=1e-12)
     assert scores.std() > 0.05
 
@@ -295,12 +298,18 @@ def test_what_is_mixed_in_and_the_own_baseline(kind: str) -> None:
     method_kind = METHODS["information-bottleneck"]
     method: Any = method_kind(method_kind.Config(steps=1, baseline=kind), subject=subject)
     method.fit()
-    messages = torch.zeros(4000, 6).double()
     mean, std = torch.arange(6).double(), torch.full((6,), 2.0).double()
-    mixed = method._baseline(messages, mean, std, torch.Generator().manual_seed(0))
-    expected = torch.zeros(6).double() if kind == "zero" else mean
-    assert torch.allclose(mixed.mean(0), expected, atol=0.15 if kind == "gaussian" else 0)
-    assert torch.allclose(mixed.std(0), std if kind == "gaussian" else torch.zeros(6).double(), atol=0.1)
+    with method.gates() as gates:
+        call = gates.record(random_graphs(400, "many")).calls[0]
+    readout = bottleneck.MessageReadout(call, 5, 0.0, mean, std)
+    mixed = method._baseline(readout, call, torch.Generator().manual_seed(0))
+    assert mixed.kind == ("per edge" if kind == "gaussian" else "shared")
+    if kind == "gaussian":
+        assert mixed.values.shape == call.flat_messages().shape
+        assert torch.allclose(mixed.values.mean(0), mean, atol=0.2)
+        assert torch.allclose(mixed.values.std(0), std, atol=0.2)
+    else:
+        assert torch.equal(mixed.values, mean if kind == "mean" else torch.zeros(6).double())
     own = method.attribute(subject.validation).baselines
     assert own is not None
     assert all(bool((b == 0).all()) == (kind == "zero") for b in own)

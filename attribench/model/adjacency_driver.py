@@ -24,11 +24,44 @@ class AdjacencyCall(Call):
         padding: where nodes and edges stand.
         matrices: their shape, ``(G, R, V, V)``, or without R.
         relation: name of the edges' attribute that says of which matrix an edge is an entry; None with a single one.
+        padded: ``(G, R, V, D)``, or without R, what every node sends in each relation.
     """
 
     padding: Padding = field(kw_only=True)
     matrices: torch.Size = field(kw_only=True)
     relation: str | None = field(kw_only=True)
+    padded: Tensor = field(kw_only=True)
+
+    @property
+    def num_relations(self) -> int:
+        """R."""
+        return self.padding.shape[1]
+
+    @property
+    def sender(self) -> Tensor:
+        """``(E,)``: for every edge the row of :meth:`sends` that it carries."""
+        size = self.padding.shape[-1]
+        relation = self.padding.entry // (size * size) % self.num_relations
+        return self.source * self.num_relations + relation
+
+    def sends(self) -> Tensor:
+        """Return ``(N R, D)``: what every node sends in each relation, to all that it reaches."""
+        padded = self.padded.view(*self.padding.shape[:3], -1)
+        return self.padding.nodes(padded.transpose(1, 2)).flatten(0, 1)
+
+    def read(self) -> list[Tensor]:
+        """Return the states ``(N, H)``: what is read of an entry is read of its nodes."""
+        return [self.h_source.flatten(1)]
+
+    def pairs(self, targets: Tensor, sources: Tensor) -> Tensor:
+        """Return the products of what stands for every edge's target and for its source ``(E,)``, as in Eq. 9.
+
+        Args:
+            targets: ``(N, R, F)``, of every node one vector for every relation in which it may be the target.
+            sources: ``(N, F)``.
+        """
+        rows, columns = self.padding.pad(targets).transpose(1, 2), self.padding.pad(sources)
+        return (rows @ columns[:, None].transpose(2, 3)).flatten()[self.padding.entry]
 
 
 class AdjacencyDriver(Driver):
@@ -119,6 +152,7 @@ class AdjacencyDriver(Driver):
                 padding=padding,
                 matrices=adjacency.shape,
                 relation=name,
+                padded=take(f"messages of call {k}", messages),
             )
         )
 
@@ -176,9 +210,14 @@ def _sum_of_baselines(adjacency: Tensor, call: AdjacencyCall, z: Tensor, baselin
     padding = call.padding
     count, _, size, _ = padding.shape
     if baseline.kind != "per edge":  # one number for a node tells how much of b it hears
-        weight = (adjacency.reshape(padding.shape) * padding.matrices(1 - z)).sum((1, 3))
+        closed = adjacency.reshape(padding.shape) * padding.matrices(1 - z)
         values = baseline.values if baseline.kind == "shared" else baseline.values[:, None]
-        return (weight[..., None] * values).expand(-1, -1, call.width)
+        sums = (closed.sum((1, 3))[..., None] * values).expand(-1, -1, call.width)
+        if baseline.noise is None:
+            return sums
+        # a sum of independent draws is a draw, whose variance is the sum of theirs
+        variance = closed.square().sum((1, 3)).clamp(min=torch.finfo(closed.dtype).tiny)  # its root has a gradient
+        return sums + variance.sqrt()[..., None] * padding.pad(baseline.noise)
     rows = adjacency.reshape(-1)[padding.entry, None] * filled(z, baseline.values, (call.width,))
     target = padding.slot[call.target]
     whole = rows.new_zeros(count * size, call.width).index_add(0, target, rows.expand(-1, call.width))

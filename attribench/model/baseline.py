@@ -23,6 +23,7 @@ class Baseline:
     Args:
         values: ``(D,)``, ``(G, D)`` or ``(E, D)``.
         kind: what has a row of its own.
+        noise: ``(N, D)`` of a shared one that is drawn for every message, see :meth:`drawn`; None where it is not.
 
     Raises:
         ValueError: on values of another shape.
@@ -30,6 +31,7 @@ class Baseline:
 
     values: Tensor
     kind: Literal["shared", "per graph", "per edge"]
+    noise: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values.dim() != (1 if self.kind == "shared" else 2):
@@ -51,6 +53,18 @@ class Baseline:
         """Return a baseline for each message, ``(E, D)``."""
         return cls(values, "per edge")
 
+    @classmethod
+    def drawn(cls, mean: Tensor, noise: Tensor) -> Baseline:
+        """Return a baseline that is drawn anew for every message, for layers that sum messages by matrices.
+
+        Nothing is drawn for a message there: the sum of the draws that reach a node is drawn once.
+
+        Args:
+            mean: ``(D,)``, of the draws.
+            noise: ``(N, D)``, for every node one draw of what a message has beyond the mean.
+        """
+        return cls(mean, "shared", noise)
+
     @property
     def width(self) -> int:
         """D."""
@@ -59,6 +73,9 @@ class Baseline:
     def check(self, graphs: GraphBatch, width: int | None = None, name: str = "a baseline") -> None:
         """Raise ValueError unless it is one of ``graphs``, and of messages of a ``width`` where that is given."""
         count = graphs.num_graphs if self.kind == "per graph" else graphs.num_edges
+        if self.noise is not None and self.noise.shape != (graphs.num_nodes, self.width):
+            expected = (graphs.num_nodes, self.width)
+            raise ValueError(f"expected noise of {name} of shape {expected}; got {tuple(self.noise.shape)}")
         if self.kind != "shared" and len(self.values) != count:
             raise ValueError(f"expected {name} of {count} rows, one {self.kind}; got {len(self.values)}")
         if width is not None and self.width not in (1, width):
@@ -66,12 +83,16 @@ class Baseline:
 
     def spread(self, graphs: GraphBatch) -> Tensor:
         """Return b of every message of ``graphs``: ``(E, D)``, or ``(1, D)`` where all share it."""
+        if self.noise is not None:
+            raise ValueError("expected a baseline for every message; got draws for every node, which lists cannot use")
         if self.kind == "per graph":
             return self.values[graphs.edge_graph]
         return self.values if self.kind == "per edge" else self.values[None]
 
     def select(self, graphs: Tensor | slice, edges: Tensor | slice) -> Baseline:
         """Return the baseline of some graphs of a batch, given where they and their edges are in it."""
+        if self.noise is not None:
+            raise ValueError("expected a baseline of graphs; got draws for nodes of one batch: draw for each part")
         if self.kind == "shared":
             return self
         return replace(self, values=self.values[graphs if self.kind == "per graph" else edges])

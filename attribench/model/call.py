@@ -55,7 +55,11 @@ class Call:
         return self.messages[: self.source.numel()].reshape(self.source.numel(), self.width)
 
     def read(self) -> list[Tensor]:
-        """Return h_u, h_v ``(E, H)`` each, and m ``(E, D)`` where there is a message: the parts of :meth:`inputs`."""
+        """Return what is read of the layer, a row for every edge: the parts of :meth:`inputs`."""
+        return self._parts()
+
+    def _parts(self) -> list[Tensor]:
+        """Return h_u, h_v ``(E, H)`` each, and m ``(E, D)`` where there is a message."""
         h_u, h_v = self.h_source[self.source].flatten(1), self.h_target[self.target].flatten(1)
         return [h_u, h_v] if self.sent is None else [h_u, h_v, self.flat_messages()]
 
@@ -64,7 +68,7 @@ class Call:
 
         Where there is no message it is [h_u, h_v], ``(E, 2 H)``.
         """
-        return torch.cat(self.read(), dim=-1)
+        return torch.cat(self._parts(), dim=-1)
 
     @property
     def inputs_width(self) -> int:

@@ -31,7 +31,12 @@ def drivers(model: nn.Module, session: Session) -> list[Driver]:
     return [driver(module, session) for module, driver in found if driver is not None]
 
 
-def layers_without_messages(model: nn.Module) -> list[str]:
-    """Return the types of a model's layers that send no message as a vector, which some methods read."""
+def layers_without_messages(model: nn.Module, *but: type[Driver]) -> list[str]:
+    """Return the types of a model's layers that send no message as a vector, which some methods read.
+
+    Args:
+        model: the model.
+        *but: drivers whose layers are left out.
+    """
     kinds = {type(module).__name__: driver_of(module) for module in model.modules()}
-    return [name for name, driver in kinds.items() if driver is not None and not driver.sends_vectors]
+    return [name for name, kind in kinds.items() if kind is not None and kind not in but and not kind.sends_vectors]
