@@ -68,6 +68,18 @@ class Messages(nn.Module):
         return sent.view(*h.shape[:-1], num_relations, width) + self.bias
 
 
+class Transformed(NamedTuple):
+    """What the layer makes of the states before any message is passed.
+
+    Args:
+        own: what each mention says to itself, of the states' shape.
+        sent: what it would send in each relation, ``(G, R, V, D)`` in the dense form, ``(N, R, D)`` in the other.
+    """
+
+    own: Tensor
+    sent: Tensor
+
+
 class DenseConv(AdjacencyLayer):
     """The sum of what reaches a node, by matrices of adjacency whose entries are c."""
 
@@ -75,9 +87,14 @@ class DenseConv(AdjacencyLayer):
         super().__init__("edge_type")
         self.messages = Messages(width, num_relations)
 
-    def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
-        """Return ``(G, V, D)`` of states ``(G, V, D)`` and matrices ``(G, R, V, V)``."""
-        received: Tensor = self.aggregate(adjacency, self.messages(h).transpose(1, 2))
+    def send(self, h: Tensor) -> Tensor:
+        """Return what is sent ``(G, R, V, D)`` by nodes of states ``(G, V, D)``."""
+        sent: Tensor = self.messages(h).transpose(1, 2)
+        return sent.contiguous()
+
+    def forward(self, h: Tensor, adjacency: Tensor, sent: Tensor) -> Tensor:
+        """Return ``(G, V, D)`` of states, by matrices ``(G, R, V, V)``, and what is sent."""
+        received: Tensor = self.aggregate(adjacency, sent)
         return received
 
 
@@ -88,18 +105,22 @@ class ListConv(MessagePassing):
         super().__init__(aggr="sum")
         self.messages = Messages(width, num_relations)
 
-    def forward(self, h: Tensor, edge_index: Tensor, edge_type: Tensor, share: Tensor) -> Tensor:
-        """Return ``(N, D)`` of states ``(N, D)``."""
-        sent = self.messages(h)
+    def send(self, h: Tensor) -> Tensor:
+        """Return what is sent ``(N, R, D)`` by nodes of states ``(N, D)``."""
+        sent: Tensor = self.messages(h)
+        return sent
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_type: Tensor, share: Tensor, sent: Tensor) -> Tensor:
+        """Return ``(N, D)`` of states, and what is sent."""
         sender = edge_index[0] * sent.shape[1] + edge_type
         received: Tensor = self.propagate(
-            edge_index, size=(len(h), len(h)), sent=sent.flatten(0, 1)[sender], share=share
+            edge_index, size=(len(x), len(x)), sent=sent.flatten(0, 1), sender=sender, share=share
         )
         return received
 
-    def message(self, sent: Tensor) -> Tensor:
+    def message(self, sent: Tensor, sender: Tensor) -> Tensor:
         """Return messages ``(E, D)``."""
-        return sent
+        return sent[sender]
 
     def aggregate(self, inputs: Tensor, index: Tensor, share: Tensor, dim_size: int) -> Tensor:
         """Return sums ``(N, D)``."""
@@ -112,12 +133,14 @@ class Encoded(NamedTuple):
     Args:
         query: ``(G, D)``.
         h: ``(N, D)``, the mentions' first states; padded ``(G, V, D)`` in the dense form.
+        first: what the layer makes of them.
         edges: c, in matrices ``(G, R, V, V)`` in the dense form, ``(E,)`` in the other.
         slot: ``(N,)``, where mentions stand in the padded states; those themselves in the other form.
     """
 
     query: Tensor
     h: Tensor
+    first: Transformed
     edges: Tensor
     slot: Tensor
 
@@ -157,7 +180,7 @@ class Answerer(GraphModel):
         self.dropout = nn.Dropout(dropout)
         self.reader = nn.LSTM(inputs, width // 2, QUERY_LAYERS, bidirectional=True, batch_first=True, dropout=dropout)
         self.initial = nn.Sequential(nn.Linear(inputs + flag + width, width), nn.ReLU(), nn.Linear(width, width))
-        self.layer = (DenseConv if form == "dense" else ListConv)(width, num_relations)
+        self.layer: DenseConv | ListConv = (DenseConv if form == "dense" else ListConv)(width, num_relations)
         self.own = nn.Linear(width, width)
         self.gate = nn.Linear(2 * width, width)
         self.readout = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
@@ -174,11 +197,17 @@ class Answerer(GraphModel):
         query = self.read(graphs)
         named = [graphs["x"], graphs["subject"][:, None].to(query.dtype)] if self.flag else [graphs["x"]]
         h = self.initial(self.dropout(torch.cat([*named, query[graphs.batch]], dim=-1)))
+        h = self.dropout(h)
         share = shares(graphs, self.num_relations, self.normalisation)
         if self.form == "list":
-            return Encoded(query, h, share, torch.arange(len(h), device=h.device))
+            return Encoded(query, h, self.transform(h), share, torch.arange(len(h), device=h.device))
         padding = Padding.of(graphs, graphs["edge_type"], self.num_relations)
-        return Encoded(query, padding.pad(h), padding.matrices(share), padding.slot)
+        h = padding.pad(h)
+        return Encoded(query, h, self.transform(h), padding.matrices(share), padding.slot)
+
+    def transform(self, h: Tensor) -> Transformed:
+        """Return what does not depend on which messages arrive."""
+        return Transformed(self.own(h), self.layer.send(h))
 
     def decode(self, graphs: GraphBatch, state: Encoded) -> Tensor:
         """Pass the messages, score the mentions, and take the best of every candidate's."""
@@ -192,14 +221,16 @@ class Answerer(GraphModel):
 
     def states(self, graphs: GraphBatch, state: Encoded) -> Iterator[Tensor]:
         """Yield the mentions' states after every call, in the form's shape."""
-        h = state.h
-        for _ in range(CALLS):
-            h = self.dropout(h)
+        h, made = state.h, state.first
+        for k in range(CALLS):
+            if k:
+                h = self.dropout(h)
+                made = self.transform(h)
             if isinstance(self.layer, DenseConv):
-                received = self.layer(h, state.edges)
+                received = self.layer(h, state.edges, made.sent)
             else:
-                received = self.layer(h, graphs.edge_index, graphs["edge_type"], state.edges)
-            update = self.own(h) + (received if self.connected else 0 * received)
+                received = self.layer(h, graphs.edge_index, graphs["edge_type"], state.edges, made.sent)
+            update = made.own + (received if self.connected else 0 * received)
             gate = self.gate(torch.cat([update, h], dim=-1)).sigmoid()
             h = gate * update.tanh() + (1 - gate) * h
             yield h
