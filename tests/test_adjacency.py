@@ -472,3 +472,12 @@ def test_the_bottlenecks_statistics_and_information_are_those_of_the_messages() 
         noise = readouts[0].noise(dense, torch.Generator().manual_seed(0))
         assert noise.noise.shape == (graphs.num_nodes, WIDTH)
         torch.testing.assert_close(noise.noise.std(0, correction=0) / std, torch.ones(WIDTH).double(), rtol=0, atol=0.6)
+
+
+def test_streams_of_such_layers_are_cut_by_what_a_pass_may_hold_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attribench.model.recording.CACHED_EDGES", 5)
+    graphs = simple(SIZES)
+    for model, parts in zip(both(), (1, len(list(graphs.parts(5)))), strict=True):
+        with Gates(model) as gates:
+            assert gates.send_vectors == (parts > 1)
+            assert len(list(gates.stream(graphs, 10**6).recordings())) == parts

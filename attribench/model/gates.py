@@ -76,6 +76,11 @@ class Gates:
         self._handles: list[RemovableHandle] = []
         self._evaluating = evaluating(model)
 
+    @property
+    def send_vectors(self) -> bool:
+        """Whether some layer sends each message as a vector; known once it is entered."""
+        return any(driver.sends_vectors for driver in self._drivers)
+
     def __enter__(self) -> Self:
         self._evaluating = evaluating(self.model)
         try:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Gate = Tensor | Sequence[Tensor | None]
 
 CACHED_EDGES = 8000
-"""Edges of a part on a CPU: what a pass over more makes outgrows the caches, and takes up to twice as long."""
+"""Edges of a part on a CPU: what a pass over more makes outgrows the caches, and takes up to twice as long. It is the
+vectors that grow so; where layers send none, small parts are dominated by what each pass costs whatever its size."""
 
 
 def kept(z: Tensor, messages: Tensor) -> Tensor:
@@ -143,7 +144,7 @@ class Stream:
     def __init__(self, gates: Gates, graphs: GraphBatch, max_edges: int) -> None:
         self.graphs = graphs
         self._gates = gates
-        most = min(max_edges, CACHED_EDGES) if graphs.device.type == "cpu" else max_edges
+        most = min(max_edges, CACHED_EDGES) if graphs.device.type == "cpu" and gates.send_vectors else max_edges
         self._parts = list(graphs.parts(most))
         held = graphs.num_edges <= max_edges or len(self._parts) == 1
         logits: list[Tensor] = []
