@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -29,11 +30,13 @@ from .base.errors import UserError
 from .base.files import write_atomically
 from .base.names import base_name
 from .explaining.costs import PeakMemory, Stopwatch
+from .model.gates import Gates
 from .model.graphs import GraphBatch
+from .model.model import GraphModel
 from .plugins.configs import make_config, variant_options
 from .plugins.method import Method, Subject
 from .plugins.registry import METHODS, TASKS
-from .plugins.task import Problem, TaskSeeds, Workshop, build_problem, without_cache
+from .plugins.task import Problem, Task, TaskSeeds, Workshop, build_problem, without_cache
 from .scoring.judge import Judge
 
 GROWTH = 10
@@ -41,6 +44,12 @@ GROWTH = 10
 
 PARTS = 4
 """Parts in which scoring is timed."""
+
+NODES = (250, 500)
+"""Of the examples by which it is timed how a pass grows with a graph."""
+
+MOST_GRAPHS = 500
+"""How many are explained at once, unless told otherwise, where there are ten times as many."""
 
 ENOUGH_SECONDS = 120.0
 """Measuring that has taken longer than this is not repeated."""
@@ -73,18 +82,22 @@ def run_bench(
     device: torch.device,
     task: str,
     methods: list[str],
-    num_graphs: int,
+    num_graphs: int | None,
     out: Path,
     console: Console,
     cells: int = 0,
     plugins: Sequence[str] = (),
 ) -> None:
-    """Time the methods on ``num_graphs`` graphs of a task, and a run of ``cells`` small ones; write ``bench.csv``."""
+    """Time the methods on ``num_graphs`` graphs of a task, and a run of ``cells`` small ones; write ``bench.csv``.
+
+    Where it is None there are as many graphs as leave ten times as many, ``MOST_GRAPHS`` at most.
+    """
     rows: list[Measured] = []
     for name in methods:
         if "[" in name:
             raise UserError(f"expected methods without options; bench times the defaults; got {name!r}")
-    problem = _problem(task, device, num_graphs * GROWTH)
+    built, problem = _problem(task, device, GROWTH * (num_graphs or MOST_GRAPHS))
+    num_graphs = _how_many(task, problem, num_graphs)
     bench = Bench(problem, num_graphs, device)
     for name in methods:
         reason = METHODS[name].reason_against(bench.subject)
@@ -93,6 +106,7 @@ def run_bench(
             continue
         for measure in (bench.against_rivals, bench.step_over_bare_pass, bench.growth, bench.scoring_in_parts):
             rows += measure(METHODS[name])
+    rows += bench.forms(built)
     if cells:
         rows += many_cells(task, methods, cells, device, plugins)
     where, threads = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", torch.get_num_threads()
@@ -138,20 +152,30 @@ def many_cells(
     ]  # fmt: skip
 
 
-def _problem(task: str, device: torch.device, size: int) -> Problem:
-    """Build a task whose test split has ``size`` graphs."""
+def _problem(task: str, device: torch.device, size: int) -> tuple[Task, Problem]:
+    """Return a task, and its problem with ``size`` test graphs where there are so many."""
     kind = TASKS[task]
     options = {**variant_options(task), kind.size_option: size}
     if not hasattr(kind.Config(), kind.size_option):
         raise UserError(
             f"expected a task with an option {kind.size_option!r} for the number of graphs; {task!r} has none"
         )
-    config = make_config(base_name(task), kind.Config, options)
-    problem = build_problem(kind(config), TaskSeeds(0, 0), Workshop(device, without_cache))
+    built = kind(make_config(base_name(task), kind.Config, options))
+    return built, build_problem(built, TaskSeeds(0, 0), Workshop(device, without_cache))
+
+
+def _how_many(task: str, problem: Problem, wanted: int | None) -> int:
+    """Return how many graphs are explained at once.
+
+    Raises:
+        UserError: where there are not ten times as many.
+    """
     found = problem.splits["test"].graphs.num_graphs
-    if found < size:
-        raise UserError(f"expected {size} test graphs, {GROWTH} times --graphs; {task!r} has {found}: ask for fewer")
-    return problem
+    count = min(MOST_GRAPHS, found // GROWTH) if wanted is None else wanted
+    if not 0 < GROWTH * count <= found:
+        least = GROWTH * max(1, count)
+        raise UserError(f"expected {least} test graphs, {GROWTH} times --graphs; {task!r} has {found}: ask for fewer")
+    return count
 
 
 class Bench:
@@ -285,6 +309,41 @@ class Bench:
         parts, whole = self.seconds(partial(score, max(1, edges // PARTS)), partial(score, max(1, edges)))
         what = f"scoring {chosen['test'].graphs.num_graphs} graphs in"
         return [Measured(kind.name, f"{what} {PARTS} parts", parts, f"{what} one", whole, parts / whole, "lower")]
+
+    def forms(self, task: Task) -> list[Measured]:
+        """Return the time of a gated pass in each form of the model over that in the next, and how each grows."""
+        passes: dict[str, Callable[[GraphBatch], Callable[[], Any]]] = {
+            name: partial(_gated_pass, model) for name, model in task.forms(self.problem.model).items()
+        }
+        rows, names = list[Measured](), list(passes)
+        examples = [task.example(self.problem, nodes) for nodes in NODES]
+        for name, other in pairwise(names):
+            ours, theirs = self.seconds(passes[name](self.graphs), passes[other](self.graphs))
+            what = f"a gated pass, forwards and backwards, over {self.graphs.num_graphs} graphs"
+            rows.append(Measured("", f"{what}, {name}", ours, f"the same, {other}", theirs, ours / theirs, "lower"))
+        small, large = examples
+        if small is None or large is None:
+            return rows
+        for name in names:
+            few, many = self.seconds(passes[name](small), passes[name](large))
+            times = large.num_edges / small.num_edges
+            what = f"a gated pass over a graph of {large.num_nodes} nodes and {large.num_edges} edges, {name}"
+            other = f"over one of {small.num_nodes} nodes, {times:.3g} times"
+            rows.append(Measured("", what, many, other, times * few, many / few / times, "lower"))
+        return rows
+
+
+def _gated_pass(model: GraphModel, graphs: GraphBatch) -> Callable[[], Any]:
+    """Return what makes a pass through gates of a recorded batch, and one back to the gates."""
+    with Gates(model) as gates:
+        recording = gates.record(graphs)
+
+    def run() -> None:
+        z = recording.ones().requires_grad_()
+        with gates:
+            recording.forward(z).sum().backward()
+
+    return run
 
 
 def _seconds(value: float) -> str:

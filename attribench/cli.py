@@ -265,7 +265,10 @@ def check(
 def bench(
     methods: Methods = None,
     task: Annotated[str, typer.Option(help="The task whose graphs are explained.")] = "toy",
-    graphs: Annotated[int, typer.Option(min=10, help="How many are explained at once.")] = 500,
+    graphs: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many are explained at once.", show_default="500, or a tenth of what there is"),
+    ] = None,
     cells: Annotated[int, typer.Option(min=0, help="Also time a run of so many small cells.")] = 0,
     device: Device = None,
     threads: Threads = None,

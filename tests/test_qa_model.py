@@ -104,6 +104,22 @@ def test_both_forms_are_the_same_model(normalisation: str) -> None:
     assert not torch.allclose(found[0][0], found[0][-4])
 
 
+def test_a_model_has_a_copy_in_the_other_form_and_examples_of_any_size() -> None:
+    split = bundled(3)
+    model = answerer("dense").float()
+    forms = QA(make_config("qa", QA.Config, {})).forms(model)
+    problem = Problem(model, MultipleChoice(), dict.fromkeys(("train", "validation", "test"), split))
+    one = QA(make_config("qa", QA.Config, {})).example(problem, 40)
+    assert (one.num_nodes, one.num_graphs) == (40, 1)
+    assert one.num_edges >= 40 * 39
+    assert one["edge_type"].unique().tolist() == [0, 1, 3]  # no coreference
+    for batch in (split.graphs, one):
+        logits = [other(batch) for other in forms.values()]
+        torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(logits[0], model(batch))
+    assert {other.form for other in forms.values()} == {"dense", "list"}
+
+
 def test_a_candidate_has_the_score_of_its_best_mention() -> None:
     split = bundled(3)
     model = answerer("dense")

@@ -412,11 +412,14 @@ def test_bench_explains_as_many_predicates_as_it_is_told(tmp_path: Path) -> None
     options = ",".join(
         f"{name}={value}" for name, value in {**OWN, "data_dir": tmp_path}.items() if name != "explained"
     )
-    problem = bench._problem(f"srl-gnn[{options}]", torch.device("cpu"), 30)
+    name = f"srl-gnn[{options}]"
+    _, problem = bench._problem(name, torch.device("cpu"), 30)
+    assert bench._how_many(name, problem, 3) == bench._how_many(name, problem, None) == 3
     assert problem.splits["test"].graphs.num_graphs == 30
     assert bench.Bench(problem, 3, torch.device("cpu")).against_rivals(METHODS["gnnexplainer"]) == []  # needs x
+    _, problem = bench._problem(name, torch.device("cpu"), 40)
     with pytest.raises(UserError, match=r"expected 40 test graphs, 10 times --graphs; .* has 36: ask for fewer"):
-        bench._problem(f"srl-gnn[{options}]", torch.device("cpu"), 40)
+        bench._how_many(name, problem, 4)
 
 
 def long_sentence(tokens: int, predicates: int) -> Any:

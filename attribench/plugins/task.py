@@ -216,6 +216,14 @@ class Task(ABC):
         """Return published figures for this configuration: method -> metric -> value in [0, 1]."""
         return {}
 
+    def forms(self, model: GraphModel) -> Mapping[str, GraphModel]:
+        """Return a model of :meth:`build` and the same in other forms, by what each is called, for ``bench``."""
+        return {}
+
+    def example(self, problem: Problem, num_nodes: int) -> GraphBatch | None:
+        """Return one graph of so many nodes that a problem's model takes, for ``bench``; None where sizes are given."""
+        return None
+
     def sources(self) -> dict[str, Path]:
         """Return the files that :meth:`build` reads, by name; what is in them decides the results as code does.
 

@@ -41,6 +41,8 @@ from attribench.base.arrays import file_checksum
 from attribench.base.errors import UserError
 from attribench.base.seeds import generator
 from attribench.model.gates import Gates
+from attribench.model.graphs import GraphBatch
+from attribench.model.model import GraphModel
 from attribench.model.output_choice import MultipleChoice
 from attribench.plugins.method import config, untracked
 from attribench.plugins.registry import TASKS
@@ -49,7 +51,7 @@ from attribench.plugins.task import Problem, Split, Task, TaskSeeds, Workshop
 from .coreference import Chains, read_chains
 from .graphs import EDGE_TYPES, Graphs, Limits, MentionGraph, make_graphs
 from .model import CALLS, Answerer, Form, Normalisation
-from .splits import Sizes, make_split
+from .splits import Sizes, example, make_split
 from .vectors import DATA, VECTORS, WordVectors
 from .wikihop import Item, LeftOut, read_wikihop
 
@@ -192,6 +194,15 @@ class QuestionAnswering(Task):
     def card(self) -> str:
         """Return what the data and the model are."""
         return f"# {self.name}\n\n{__doc__}"
+
+    def forms(self, model: GraphModel) -> dict[str, GraphModel]:
+        """Return the model by matrices of adjacency, and by a list of edges."""
+        assert isinstance(model, Answerer)
+        return {"by matrices": model.in_form("dense"), "by a message for every edge": model.in_form("list")}
+
+    def example(self, problem: Problem, num_nodes: int) -> GraphBatch:
+        """Return a question of so many mentions, drawn at random."""
+        return example(problem.splits["test"].graphs, num_nodes)
 
     def sources(self) -> dict[str, Path]:
         """Return the files of the data and the vectors.

@@ -17,6 +17,7 @@ baseline is scaled by it as a message is (Eq. 10).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Literal, NamedTuple
 
 import torch
@@ -184,6 +185,13 @@ class Answerer(GraphModel):
         self.own = nn.Linear(width, width)
         self.gate = nn.Linear(2 * width, width)
         self.readout = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def in_form(self, form: Form) -> Answerer:
+        """Return a copy with the same parameters in one form or the other."""
+        other, kind = deepcopy(self), DenseConv if form == "dense" else ListConv
+        other.form, other.layer = form, kind(self.own.out_features, self.num_relations)
+        other.layer.load_state_dict(self.layer.state_dict())
+        return other.to(self.own.weight)
 
     def read(self, graphs: GraphBatch) -> Tensor:
         """Return the queries' states ``(G, D)``: the last ones of both directions of the upper layer."""

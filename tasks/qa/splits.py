@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from attribench.base.seeds import generator
 from attribench.model.graphs import GraphBatch, named_keys
 from attribench.plugins.task import Extras, Split
 
-from .graphs import MentionGraph
+from .graphs import MentionGraph, edges
+from .mentions import Mention
 from .model import CALLS
 from .vectors import WordVectors
 
@@ -44,7 +46,7 @@ def make_split(graphs: Sequence[MentionGraph], vectors: WordVectors, sizes: Size
     ``query_length`` ``(G,)`` and ``choices`` ``(G, C)`` bool, candidates that are mentioned.
     """
     nodes = torch.tensor([0, *(graph.num_nodes for graph in graphs)])
-    edges = torch.tensor([0, *(len(graph.edge_type) for graph in graphs)])
+    counts = torch.tensor([0, *(len(graph.edge_type) for graph in graphs)])
     first, count = nodes.cumsum(0), len(graphs)
     named = cache(vectors.name)
     query = torch.zeros(count, sizes.tokens, vectors.size)
@@ -57,7 +59,7 @@ def make_split(graphs: Sequence[MentionGraph], vectors: WordVectors, sizes: Size
     batch = GraphBatch(
         edge_index=torch.cat([graph.edge_index + first[row] for row, graph in enumerate(graphs)], dim=1),
         node_ptr=first,
-        edge_ptr=edges.cumsum(0),
+        edge_ptr=counts.cumsum(0),
         graph_key=named_keys(count, f"qa {name}"),
         edge_key=torch.cat([_keys(graph) for graph in graphs]),
         node={
@@ -80,6 +82,36 @@ def _keys(graph: MentionGraph) -> Tensor:
     source, target = graph.edge_index
     keys: Tensor = (graph.edge_type * graph.num_nodes + target) * graph.num_nodes + source
     return keys
+
+
+def example(like: GraphBatch, num_nodes: int, seed: int = 0) -> GraphBatch:
+    """Return a graph of ``num_nodes`` mentions, drawn at random, that a model of graphs ``like`` these takes.
+
+    Every candidate has about as many mentions, and a document holds six.
+    """
+    draw = generator("qa example", num_nodes, seed)
+    count = like["choices"].shape[1]
+    candidate = torch.arange(num_nodes).remainder(count)[torch.randperm(num_nodes, generator=draw)].tolist()
+    mentions = [
+        Mention(document=n // 6, start=n % 6, end=n % 6 + 1, candidate=c, subject=n == 0)
+        for n, c in enumerate(candidate)
+    ]
+    edge_type, target, source = map(torch.from_numpy, edges(mentions, [(str(c),) for c in candidate]))
+    one = like.select(torch.zeros(1, dtype=torch.long, device=like.device))
+    batch = GraphBatch(
+        edge_index=torch.stack([source, target]),
+        node_ptr=torch.tensor([0, num_nodes]),
+        edge_ptr=torch.tensor([0, len(source)]),
+        graph_key=named_keys(1, f"qa example {num_nodes}"),
+        edge_key=torch.arange(len(source)),
+        node={
+            "x": torch.randn(num_nodes, like["x"].shape[1], generator=draw, dtype=like["x"].dtype),
+            "subject": torch.arange(num_nodes) == 0,
+            "candidate": torch.tensor(candidate),
+        },
+        edge={"edge_type": edge_type},
+    ).to(like.device)
+    return replace(batch, graph={**one.graph, "choices": torch.ones_like(one["choices"])})
 
 
 def gold_of(graphs: Sequence[MentionGraph]) -> Tensor | None:
