@@ -14,7 +14,7 @@ of four types say how two mentions belong together. All pairs are joined. Corefe
 
 **The model** is theirs, too, with fixed word vectors: a BiLSTM over the query, three calls of one R-GCN layer with a
 gated update, the best mention of every candidate. Unlike theirs it is told which mentions are of the query's subject
-(``flag=false`` leaves that to be found by name, which takes several times as many epochs), its word vectors are the
+(``flag=false`` leaves that to be found by name, for which its eight epochs are far too few), its word vectors are the
 bundled ones (50 numbers a word), and messages are normalised by relation (``normalisation=all`` as published, with
 which it hardly learns). ``form=dense`` passes messages by adjacency matrices, ``form=list`` by a message for every
 edge: the same parameters and the same outputs.
