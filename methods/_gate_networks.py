@@ -70,11 +70,11 @@ class EdgeNetwork(nn.Module):
 class EntryNetwork(nn.Module):
     """W_r ReLU(LN(W1 h_v)) . h_u of Eq. 9 for target v, source u and relation r, one number for every edge.
 
-    There is a constant among the numbers of h_u, so that a relation, and a target, can be told apart whatever the
-    source is. The sum of products is divided by their number: Adam moves each by its learning rate, and a gate by all.
+    The sum of products is divided by their number: Adam moves each by its learning rate, and a gate by all of them. And
+    there is a constant among the numbers of h_u, whose product is not: a relation is closed as fast as by Eq. 7.
 
     Args:
-        inputs: width of h.
+        inputs: width H of h.
         hidden: rows of W1.
         num_relations: R.
     """
@@ -82,15 +82,19 @@ class EntryNetwork(nn.Module):
     def __init__(self, inputs: int, hidden: int, num_relations: int) -> None:
         super().__init__()
         self.target = nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU())
-        self.relation = nn.Parameter(torch.empty(num_relations, hidden, inputs + 1))
+        self.relation = nn.Parameter(torch.empty(num_relations, hidden, inputs))
+        self.constant = nn.Parameter(torch.empty(num_relations, hidden))
         # so that numbers start as far apart as those of Eq. 7
-        nn.init.uniform_(self.relation, -(((inputs + 1) / hidden) ** 0.5), ((inputs + 1) / hidden) ** 0.5)
+        nn.init.uniform_(self.relation, -((inputs / hidden) ** 0.5), (inputs / hidden) ** 0.5)
+        nn.init.uniform_(self.constant, -(hidden**-0.5), hidden**-0.5)
 
     def read(self, call: AdjacencyCall, h: Tensor) -> Tensor:
         """Return ``(E,)`` of states ``(N, H)``; no operation makes more than a number for every entry."""
-        asked = self.target(h) @ self.relation.transpose(0, 1).flatten(1)  # (N, R (H + 1))
-        asked = asked.view(len(h), len(self.relation), -1) / (h.shape[1] + 1)
-        return call.pairs(asked, torch.cat([h, h.new_ones(len(h), 1)], dim=1))
+        read = self.target(h)
+        products = (read @ self.relation.transpose(0, 1).flatten(1)).view(len(h), len(self.relation), -1)
+        constant = (read @ self.constant.T)[..., None]  # (N, R, 1)
+        targets = torch.cat([products / h.shape[1], constant], dim=2)
+        return call.pairs(targets, torch.cat([h, h.new_ones(len(h), 1)], dim=1))
 
 
 class GateNetwork(nn.Module, ABC):

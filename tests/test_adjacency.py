@@ -402,9 +402,8 @@ def test_graphmask_takes_the_bilinear_gate_of_eq_9() -> None:
             h = (h - h.mean(0)) / h.std(0, correction=0)
             for e in range(graphs.num_edges):
                 source, target = graphs.edge_index[:, e].tolist()
-                w = network.network.relation[int(graphs["edge_type"][e])]  # (hidden, H + 1)
-                h_u = torch.cat([h[source], torch.ones(1).double()])
-                gamma = network.network.target(h[target]) @ w @ h_u / (WIDTH + 1)
+                r, read = int(graphs["edge_type"][e]), network.network.target(h[target])
+                gamma = read @ network.network.relation[r] @ h[source] / WIDTH + read @ network.network.constant[r]
                 torch.testing.assert_close(locations[k, e], gamma.detach() + 0.25)
     assert float(locations.std()) > 0.05
 
