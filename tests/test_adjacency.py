@@ -480,3 +480,35 @@ def test_streams_of_such_layers_are_cut_by_what_a_pass_may_hold_alone(monkeypatc
         with Gates(model) as gates:
             assert gates.send_vectors == (parts > 1)
             assert len(list(gates.stream(graphs, 10**6).recordings())) == parts
+
+
+def test_graphmask_closes_relations_that_send_nothing_of_use() -> None:
+    splits = {}
+    for k, (name, count) in enumerate((("train", 80), ("validation", 30), ("test", 10))):
+        graphs = coalesced(random_batch([(6, 20)] * count, k))
+        draw = torch.Generator().manual_seed(k)
+        graphs = replace(graphs, node={"x": torch.randn(graphs.num_nodes, WIDE, generator=draw)})
+        splits[name] = Split(graphs, torch.arange(count) % 2)
+    model: Any = Dense(layers=1, width=WIDE).eval()
+    with torch.no_grad():
+        model.layers[0].weight[1:] = 0
+        model.layers[0].weight[0] *= 0.5
+    options = {
+        "steps": 300,
+        "check_every": 25,
+        "max_changed": 0.2,
+        "tolerance": 0.1,
+        "restarts": 0,
+        "max_retained": 1.0,
+    }
+    kind = METHODS["graphmask"]
+    method = kind(
+        make_config(kind.name, kind.Config, options), subject=Problem(model, GraphClassification(), splits).subject()
+    )
+    method.fit()
+    graphs = splits["test"].graphs
+    mask = method.attribute(graphs).hard_mask
+    assert mask is not None
+    kept = [float(mask[:, graphs["edge_type"] == r].double().mean()) for r in range(RELATIONS)]
+    assert kept[0] > 0.3
+    assert max(kept[1:]) < 0.1
