@@ -84,7 +84,7 @@ class EntryNetwork(nn.Module):
         self.target = nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU())
         self.relation = nn.Parameter(torch.empty(num_relations, hidden, inputs))
         self.constant = nn.Parameter(torch.empty(num_relations, hidden))
-        # so that numbers start as far apart as those of Eq. 7
+        # so that numbers start about as far apart as those of Eq. 7
         nn.init.uniform_(self.relation, -((inputs / hidden) ** 0.5), (inputs / hidden) ** 0.5)
         nn.init.uniform_(self.constant, -(hidden**-0.5), hidden**-0.5)
 
@@ -109,19 +109,20 @@ class GateNetwork(nn.Module, ABC):
     Args:
         width: D of the layer's messages.
         read: the moments of what it reads, part by part, see :meth:`.Call.read`.
+        sent: those of the messages, or of the states where none is known.
     """
 
     mean: Tensor
     deviation: Tensor
     size: Tensor
 
-    def __init__(self, width: int, read: Sequence[Moments]) -> None:
+    def __init__(self, width: int, read: Sequence[Moments], sent: Moments) -> None:
         super().__init__()
         self.relative_baseline = nn.Parameter(torch.zeros(width))
         mean, deviation = torch.cat([mean for _, _, mean in read]), torch.cat([std for _, std, _ in read])
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", _scale(mean, deviation))
-        _, std, mean = read[2] if len(read) > 2 else read[0]
+        _, std, mean = sent
         self.register_buffer("size", _or_one((std.square() + mean.square()).mean().sqrt()))
 
     @property
@@ -142,12 +143,12 @@ class MessageGate(GateNetwork):
     """Eq. 7, on q = [h_u, h_v, m] of every message.
 
     Args:
-        width, read: as for :class:`GateNetwork`.
+        width, read, sent: as for :class:`GateNetwork`.
         hidden: rows of W1.
     """
 
-    def __init__(self, width: int, read: Sequence[Moments], hidden: int) -> None:
-        super().__init__(width, read)
+    def __init__(self, width: int, read: Sequence[Moments], sent: Moments, hidden: int) -> None:
+        super().__init__(width, read, sent)
         self.network = EdgeNetwork(len(self.mean), hidden)
 
     def read(self, call: Call) -> Tensor:
@@ -165,13 +166,13 @@ class EntryGate(GateNetwork):
     """Eq. 9, for the entries of matrices of adjacency.
 
     Args:
-        width, read: as for :class:`GateNetwork`; it reads the states alone.
+        width, read, sent: as for :class:`GateNetwork`; it reads the states alone.
         hidden: rows of W1.
         num_relations: R.
     """
 
-    def __init__(self, width: int, read: Sequence[Moments], hidden: int, num_relations: int) -> None:
-        super().__init__(width, read)
+    def __init__(self, width: int, read: Sequence[Moments], sent: Moments, hidden: int, num_relations: int) -> None:
+        super().__init__(width, read, sent)
         self.network = EntryNetwork(len(self.mean), hidden, num_relations)
 
     def read(self, call: Call) -> Tensor:
@@ -195,11 +196,26 @@ def of_entries(call: Call) -> AdjacencyCall:
     return call
 
 
-def gate_network(call: Call, read: Sequence[Moments], hidden: int) -> GateNetwork:
-    """Return the network for a layer's calls."""
+def gate_network(call: Call, seen: Sequence[Moments], hidden: int) -> GateNetwork:
+    """Return the network for a layer's calls, from what :func:`seen_of` such calls is."""
     if isinstance(call, AdjacencyCall):
-        return EntryGate(call.width, read, hidden, call.num_relations)
-    return MessageGate(call.width, read, hidden)
+        read, sent = seen[:1], seen[1]
+        return EntryGate(call.width, read, sent, hidden, call.num_relations)
+    return MessageGate(call.width, seen, seen[0] if call.sent is None else seen[2], hidden)
+
+
+def seen_of(call: Call) -> list[Moments]:
+    """Return the moments of what a network reads of a call, and of the messages where these are no part of it."""
+    read = [moments(part) for part in call.read()]
+    return [*read, message_moments(call)] if isinstance(call, AdjacencyCall) else read
+
+
+def message_moments(call: Call) -> Moments:
+    """Return count, deviation and mean ``(D,)`` of a layer's messages."""
+    if isinstance(call, AdjacencyCall):
+        sends = call.sends()
+        return moments(sends, call.sender.bincount(minlength=len(sends)))
+    return moments(call.flat_messages())
 
 
 def _scale(mean: Tensor, deviation: Tensor) -> Tensor:
@@ -232,13 +248,13 @@ class Probe(nn.Module):
 
     def __init__(self, recordings: Iterable[Recording], hidden: int, bias: float, bound: float, seed: int) -> None:
         super().__init__()
-        seen = []  # by recording, layer and part of q
+        seen = []  # by recording, layer and part
         for recording in recordings:
-            seen.append([[moments(part) for part in call.read()] for call in recording.calls])
-        read = [[reduce(pooled, of) for of in zip(*parts, strict=True)] for parts in zip(*seen, strict=True)]
+            seen.append([seen_of(call) for call in recording.calls])
+        whole = [[reduce(pooled, of) for of in zip(*parts, strict=True)] for parts in zip(*seen, strict=True)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive("probe", seed))
-            pairs = zip(recording.calls, read, strict=True)
+            pairs = zip(recording.calls, whole, strict=True)
             self.networks = [gate_network(call, of, hidden) for call, of in pairs]
         self.bias, self.bound = bias, bound
         self.layers = nn.ModuleList(self.networks)

@@ -38,8 +38,8 @@ from attribench.plugins.method import Attribution, Method, Subject, config
 from attribench.plugins.registry import METHODS
 
 from ._constraint import MAX_CHANGED, TOLERANCE, Constraint, Verdict
-from ._gate_networks import EdgeNetwork, EntryNetwork, of_entries
-from ._moments import Moments, moments, pooled
+from ._gate_networks import EdgeNetwork, EntryNetwork, message_moments, of_entries
+from ._moments import pooled
 from ._repeated import Repeated, kept_bytes
 from ._settling import at_rest
 
@@ -153,14 +153,6 @@ class EntryReadout(Readout):
         shape, like = (len(call.h_source), call.width), self.mean
         normal = torch.randn(shape, generator=draws, device=like.device, dtype=like.dtype)
         return Baseline.drawn(self.mean, self.std * normal)
-
-
-def statistics(call: Call) -> Moments:
-    """Return count, deviation and mean ``(D,)`` of a layer's messages."""
-    if isinstance(call, AdjacencyCall):
-        sends = call.sends()
-        return moments(sends, call.sender.bincount(minlength=len(sends)))
-    return moments(call.flat_messages())
 
 
 def squared_scores(messages: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -285,7 +277,7 @@ class InformationBottleneck(Method):
     def _build(self, train: Stream, seed: int) -> list[Readout]:
         """Build a readout per layer, with mean and deviation over all messages of the training graphs."""
         readouts = list[Readout]()
-        by_part = [[statistics(call) for call in recording.calls] for _, recording in train.recordings()]
+        by_part = [[message_moments(call) for call in recording.calls] for _, recording in train.recordings()]
         calls = next(train.recordings())[1].calls
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

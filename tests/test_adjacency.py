@@ -396,6 +396,10 @@ def test_graphmask_takes_the_bilinear_gate_of_eq_9() -> None:
     with Gates(Dense().double()) as gates:
         recording = gates.record(graphs)
         probe = kinds.Probe([recording], 5, 0.25, 9.0, 1)
+        with Gates(both()[1]) as listed:
+            sent = [call.flat_messages() for call in listed.record(graphs).calls]
+        sizes = [float(network.size) for network in probe.networks]  # of messages, as baselines are
+        assert sizes == pytest.approx([float(m.square().mean().sqrt()) for m in sent])
         locations = probe(recording).detach()
         for k, (network, call) in enumerate(zip(probe.networks, recording.calls, strict=True)):
             h = call.h_source
@@ -462,7 +466,7 @@ def test_the_bottlenecks_statistics_and_information_are_those_of_the_messages() 
         with Gates(model) as gates:
             calls.append(gates.record(graphs).calls)
     for k, (dense, listed) in enumerate(zip(*calls, strict=True)):
-        (count, std, mean), expected = kinds.statistics(dense), kinds.statistics(listed)
+        (count, std, mean), expected = kinds.message_moments(dense), kinds.message_moments(listed)
         assert count == expected[0] == graphs.num_edges
         torch.testing.assert_close((std, mean), expected[1:], rtol=0, atol=1e-12)
         readouts = [kinds.EntryReadout(dense, 5, 0.5, mean, std), kinds.MessageReadout(listed, 5, 0.5, mean, std)]

@@ -442,7 +442,7 @@ def network_of(*calls: Any) -> Any:
     kinds = module("_moments")
     read = [reduce(kinds.pooled, map(kinds.moments, parts)) for parts in zip(*(c.read() for c in calls), strict=True)]
     torch.manual_seed(0)
-    return module("_gate_networks").MessageGate(calls[0].width, read, 5).double()
+    return module("_gate_networks").gate_network(calls[0], read, 5).double()
 
 
 def test_what_gates_read_is_standardised_and_constant_channels_say_nothing() -> None:

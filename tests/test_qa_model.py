@@ -215,12 +215,30 @@ def test_files_without_what_is_needed_are_refused(
         problem(written(tmp_path, train, dev))
 
 
+def test_files_that_say_nothing_of_the_items_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = written(tmp_path, [entry()], [entry(), entry(id="b")])
+    with pytest.raises(UserError, match="expected questions with a gold chain of three in every split"):
+        problem(folder, chain="three")
+    (folder / "chains.json").write_text(json.dumps({"other": [[[0, 0, 5]]]}))
+    with pytest.raises(UserError, match="expected chains by the items' ids"):
+        problem(folder, coreference_file="chains.json")
+    (folder / "chains.json").write_text(json.dumps({"a": [[[0, 51, 59]]]}))
+    assert problem(folder, coreference_file="chains.json").splits["train"].graphs.num_graphs == 1
+    assert "train: 1 chains without a name, beside 0 that are used" in caplog.text
+    (folder / "words.txt").write_text("zzz 0.5 0.25\n")
+    with pytest.raises(UserError, match="none is of a training word"):
+        problem(folder, vectors_file="words.txt")
+    caplog.clear()
+    (folder / "words.txt").write_text("kabul 0.5 0.25\n")
+    assert problem(folder, vectors_file="words.txt").splits["test"].graphs["x"].shape[1] == 2
+    assert "of the words of training queries and mentions have a vector" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"test_file": "test.json"}, "expected --data-dir, the folder of test_file"),
         ({"data_dir": "x", "train_file": "a/b.json"}, "as the name of a file in the folder"),
-        ({"data_dir": "x", "chain": "one"}, "expected chain=any"),
         ({"data_dir": "nowhere"}, r"expected a file of the data; nowhere/train\.json"),
     ],
 )

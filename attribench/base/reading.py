@@ -87,6 +87,18 @@ def refuse_undeclared(who: str, read: Iterable[str], declared: Mapping[str, Path
             )
 
 
+def data_checksum(path: Path) -> str:
+    """Return the SHA-256 of a file of a task's data.
+
+    Raises:
+        UserError: when it is not there, or no regular file.
+    """
+    try:
+        return file_checksum(path)
+    except OSError as error:
+        raise UserError(f"expected a file of the data; {path}: {error.strerror}: check --data-dir") from error
+
+
 def checksums(sources: Mapping[str, Path]) -> dict[str, str]:
     """Return the checksums of declared files.
 

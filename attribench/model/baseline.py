@@ -103,6 +103,8 @@ class Baseline:
 
         One that all parts share stays so; others become one per graph, or per edge where a part has one per edge.
         """
+        if any(b.noise is not None for b in parts):
+            raise ValueError("expected baselines of graphs; got draws for nodes of one batch: draw for each part")
         first, pairs = parts[0], list(zip(parts, graphs, strict=True))
         if all(b.kind == "shared" and torch.equal(b.values, first.values) for b in parts):
             return first

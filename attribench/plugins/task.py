@@ -81,6 +81,11 @@ class Split:
         labelled = index if len(self.labels) == self.graphs.num_graphs else self.graphs.nodes_of(index)
         return Split(self.graphs.select(index), self.labels[labelled], gold, self.extras.select(self.graphs, index))
 
+    def sample(self, count: int, draw: torch.Generator) -> Split:
+        """Return ``count`` of the graphs at random, in their order; all where there are no more."""
+        order = torch.randperm(self.graphs.num_graphs, generator=draw)
+        return self.select(order[:count].sort().values.to(self.graphs.device))
+
     def to(self, device: torch.device) -> Split:
         """Return the split on another device; extras stay where they are."""
         gold = None if self.gold is None else self.gold.to(device)

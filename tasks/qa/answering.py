@@ -16,7 +16,7 @@ of four types say how two mentions belong together. All pairs are joined. Corefe
 gated update, the best mention of every candidate. Unlike theirs it is told which mentions are of the query's subject
 (``flag=false`` leaves that to be found by name, for which its eight epochs are far too few), its word vectors are the
 bundled ones (50 numbers a word), and messages are normalised by relation (``normalisation=all`` as published, with
-which it hardly learns). ``form=dense`` passes messages by adjacency matrices, ``form=list`` by a message for every
+which it learns more slowly). ``form=dense`` passes messages by adjacency matrices, ``form=list`` by a message for every
 edge: the same parameters and the same outputs.
 
 **The gold** is the chain of a question: its k-th edge in the k-th layer, and a chain of one edge in the last. It is a
@@ -29,6 +29,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,8 +38,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from attribench.base.arrays import file_checksum
 from attribench.base.errors import UserError
+from attribench.base.reading import data_checksum
 from attribench.base.seeds import generator
 from attribench.model.gates import Gates
 from attribench.model.graphs import GraphBatch
@@ -48,6 +49,7 @@ from attribench.plugins.method import config, untracked
 from attribench.plugins.registry import TASKS
 from attribench.plugins.task import Problem, Split, Task, TaskSeeds, Workshop
 
+from ..srl.glove import coverage
 from .coreference import Chains, read_chains
 from .graphs import EDGE_TYPES, Graphs, Limits, MentionGraph, make_graphs
 from .model import CALLS, Answerer, Form, Normalisation
@@ -60,6 +62,8 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 MAX_NORM = 1.0
 """Gradients are clipped to this norm."""
+LEAST_COVERED = 0.5
+"""Share of the words of training queries and mentions with a vector below which there is a warning."""
 PASS_EDGES = 50_000
 """Edges of one pass of training or testing."""
 KEPT, CHANGED = 0.95, 0.7
@@ -110,10 +114,6 @@ class QAConfig:
                 )
             if value and not self.data_dir:
                 raise UserError(f"expected --data-dir, the folder of {name} {value!r}; got none: say it")
-        if self.chain != "any" and self.data_dir:
-            raise UserError(
-                f"expected chain=any with files that say no chains; got {self.chain}: leave out chain or --data-dir"
-            )
 
     @property
     def limits(self) -> Limits:
@@ -212,9 +212,9 @@ class QuestionAnswering(Task):
         """
         files = self._files
         for name, path in files.items():
-            _checksum(path)
+            data_checksum(path)
             if name in SPLITS:
-                items, left_out = load(path, _checksum(path))
+                items, left_out = load(path, data_checksum(path))
                 if len(left_out):
                     logger.warning("%s: left out %s", path, left_out.report())
                 if items[0].answer is None:  # of a file, all have answers or none has
@@ -243,7 +243,7 @@ class QuestionAnswering(Task):
 
     def _items(self, seed: int) -> dict[str, Items]:
         """Return which items are in every split."""
-        items = {name: Items(path, _checksum(path)) for name, path in self._files.items() if name in SPLITS}
+        items = {name: Items(path, data_checksum(path)) for name, path in self._files.items() if name in SPLITS}
         if "test" not in items:
             whole = items["validation"]
             count = len(load(whole.path, whole.checksum)[0])
@@ -273,8 +273,13 @@ class QuestionAnswering(Task):
             UserError: when no item of a split mentions a candidate.
         """
         path = self._files.get("coreference")
-        coreference = None if path is None else (path, _checksum(path))
-        made = {name: graphs_of(items, self.config.limits, coreference) for name, items in self._items(seed).items()}
+        coreference = None if path is None else (path, data_checksum(path))
+        chosen = self._items(seed)
+        if coreference is not None:
+            ids = {item.id for items in chosen.values() for item in load(items.path, items.checksum)[0]}
+            if not ids & load_chains(*coreference).keys():
+                raise UserError(f"expected chains by the items' ids in {path}; none is of an item: check the file")
+        made = {name: graphs_of(items, self.config.limits, coreference) for name, items in chosen.items()}
         for name, graphs in made.items():
             _tell(name, graphs)
             if not graphs.graphs:
@@ -284,10 +289,31 @@ class QuestionAnswering(Task):
                 )
         return {name: graphs.graphs for name, graphs in made.items()}
 
+    def _vectors(self, graphs: dict[str, list[MentionGraph]]) -> WordVectors:
+        """Return the vectors of the words of queries and mentions.
+
+        Raises:
+            UserError: when no word of the training graphs is in the file.
+        """
+        words = {name: [word for graph in every for word in graph.vocabulary()] for name, every in graphs.items()}
+        path = self._files["vectors"]
+        vectors = WordVectors.load(path, set(chain.from_iterable(words.values())))
+        covered = coverage(vectors.rows, words["train"])
+        if not covered:
+            raise UserError(f"expected vectors of the words; {path}: none is of a training word: check the file")
+        if covered < LEAST_COVERED:
+            logger.warning(
+                "only %.0f%% of the words of training queries and mentions have a vector in %s; the others get one of "
+                "their spelling",
+                100 * covered,
+                path,
+            )
+        return vectors
+
     def build(self, seeds: TaskSeeds, workshop: Workshop) -> Problem:
         """Read the data, train the answerer, choose what is explained, and audit the gold."""
         settings, every = self.config, self._graphs(seeds.data_seed)
-        vectors = WordVectors.load(self._files["vectors"])
+        vectors = self._vectors(every)
         sizes = Sizes.of([graph for graphs in every.values() for graph in graphs])
         splits = {name: make_split(every[name], vectors, sizes, name).to(workshop.device) for name in SPLITS}
         model = Answerer(
@@ -313,7 +339,8 @@ class QuestionAnswering(Task):
             confirmed = is_confirmed(figures)
         output = MultipleChoice(unseen=True)
         for name in ("validation", "test"):
-            splits[name] = _explained(_of_length(splits[name], settings.chain), settings.explained, name)
+            whole = _of_length(splits[name], settings.chain)
+            splits[name] = whole.sample(settings.explained, generator("qa explained", name))  # the same for every seed
         return Problem(model, output, splits, EDGE_TYPES, figures, confirmed)
 
     def _train(
@@ -388,8 +415,20 @@ def _lengths(split: Split) -> dict[str, Tensor]:
 
 
 def _of_length(split: Split, length: str) -> Split:
-    """Return the graphs of a split with a chain of such a length."""
-    return split if length == "any" else split.select(_lengths(split)[length].nonzero()[:, 0])
+    """Return the graphs of a split with a chain of such a length.
+
+    Raises:
+        UserError: where there is none.
+    """
+    if length == "any":
+        return split
+    chosen = _lengths(split).get(length)
+    if chosen is None:
+        raise UserError(
+            f"expected questions with a gold chain of {length} in every split; got a split without: use chain=any, or "
+            "more items"
+        )
+    return split.select(chosen.nonzero()[:, 0])
 
 
 @torch.no_grad()
@@ -428,15 +467,14 @@ def is_confirmed(figures: dict[str, float]) -> bool:
     return min(kept) >= KEPT and min(changed) >= CHANGED
 
 
-def _explained(split: Split, count: int, name: str) -> Split:
-    """Return ``count`` graphs at random, in their order: the same for every seed."""
-    order = torch.randperm(split.graphs.num_graphs, generator=generator("qa explained", name))
-    return split.select(order[:count].sort().values.to(split.graphs.device))
-
-
 def _tell(name: str, made: Graphs) -> None:
-    """Say what was left out and cut of a split."""
+    """Say what was left out and cut of a split, and which chains of a file are of no use."""
     counts = made.counts
+    useless = ", ".join(
+        f"{counts[what]} {what}" for what in ("chains of several", "chains without a name") if counts[what]
+    )
+    if useless:
+        logger.warning("%s: %s, beside %d that are used", name, useless, counts["chains"])
     cut = ", ".join(f"{counts[what]} {what}" for what in counts if "cut" in what and counts[what])
     if cut:
         logger.warning("%s: %s, beyond nodes, query and candidates", name, cut)
@@ -444,15 +482,3 @@ def _tell(name: str, made: Graphs) -> None:
         logger.warning("%s: left out %s", name, made.left_out.report())
     if counts["answers not mentioned"]:
         logger.warning("%s: %d answers are not mentioned, and count as missed", name, counts["answers not mentioned"])
-
-
-def _checksum(path: Path) -> str:
-    """Return the SHA-256 of a file.
-
-    Raises:
-        UserError: when it is not there, or no regular file.
-    """
-    try:
-        return file_checksum(path)
-    except OSError as error:
-        raise UserError(f"expected a file of the data; {path}: {error.strerror}: check --data-dir") from error

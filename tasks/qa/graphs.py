@@ -77,6 +77,10 @@ class MentionGraph:
         """N."""
         return len(self.words)
 
+    def vocabulary(self) -> list[str]:
+        """Return the words of the query and of all mentions, lower-cased."""
+        return [*self.query, *(word for name in self.words for word in name)]
+
     def adjacency(self) -> Tensor:
         """Return ``(4, N, N)`` bool: type, target, source."""
         dense = torch.zeros(len(EDGE_TYPES), self.num_nodes, self.num_nodes, dtype=torch.bool)

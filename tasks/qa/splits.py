@@ -52,9 +52,10 @@ def make_split(graphs: Sequence[MentionGraph], vectors: WordVectors, sizes: Size
     query = torch.zeros(count, sizes.tokens, vectors.size)
     choices = torch.zeros(count, sizes.choices, dtype=torch.bool)
     for row, graph in enumerate(graphs):
-        query[row, : len(graph.query)] = torch.from_numpy(np.stack([vectors.word(word) for word in graph.query]))
+        for place, word in enumerate(graph.query):
+            query[row, place] = torch.from_numpy(vectors.word(word))
         choices[row, graph.candidate[graph.candidate >= 0]] = True
-    names = np.stack([named(tuple(map(str.lower, name))) for graph in graphs for name in graph.words])
+    names = np.stack([named(name) for graph in graphs for name in graph.words])
     labels = torch.tensor([graph.answer if graph.answer >= 0 else sizes.choices for graph in graphs])
     batch = GraphBatch(
         edge_index=torch.cat([graph.edge_index + first[row] for row, graph in enumerate(graphs)], dim=1),
@@ -133,13 +134,10 @@ def gold_of(graphs: Sequence[MentionGraph]) -> Tensor | None:
 
 def told(graphs: Sequence[MentionGraph]) -> Extras:
     """Return what is known of the graphs beyond what the model reads."""
-    groups = [
-        "anaphor" if anaphor else "subject" if subject else "answer" if candidate == graph.answer else "other candidate"
-        for graph in graphs
-        for anaphor, subject, candidate in zip(
-            graph.anaphor.tolist(), graph.subject.tolist(), graph.candidate.tolist(), strict=True
-        )
-    ]
+    groups = []
+    for graph in graphs:
+        known = zip(graph.anaphor.tolist(), graph.subject.tolist(), graph.candidate.tolist(), strict=True)
+        groups += [_group(*what, graph.answer) for what in known]
     return Extras(
         node={
             "name": [" ".join(name) for graph in graphs for name in graph.words],
@@ -153,3 +151,12 @@ def told(graphs: Sequence[MentionGraph]) -> Extras:
             "chain": torch.tensor([0 if graph.gold is None else len(graph.gold) for graph in graphs]),
         },
     )
+
+
+def _group(anaphor: bool, subject: bool, candidate: int, answer: int) -> str:
+    """Return a mention's part in its question."""
+    if anaphor:
+        return "anaphor"
+    if subject:
+        return "subject"
+    return "answer" if candidate == answer else "other candidate"

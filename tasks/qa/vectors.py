@@ -6,7 +6,7 @@ The bundled file holds those of the bundled items' words, cut by :mod:`.make`; i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +40,13 @@ class WordVectors:
         self._spelled: dict[str, np.ndarray] = {}
 
     @staticmethod
-    def load(path: Path) -> WordVectors:
-        """Return those of a file that :func:`..srl.glove.load_vectors` reads.
+    def load(path: Path, wanted: Collection[str] | None = None) -> WordVectors:
+        """Return those of a file that :func:`..srl.glove.load_vectors` reads, of some words or of all.
 
         Raises:
             UserError: when it is none.
         """
-        return WordVectors(*load_vectors(path))
+        return WordVectors(*load_vectors(path, wanted))
 
     @property
     def size(self) -> int:

@@ -36,8 +36,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from attribench.base.arrays import file_checksum
 from attribench.base.errors import UserError
+from attribench.base.reading import data_checksum
 from attribench.base.seeds import generator
 from attribench.model.graphs import GraphBatch
 from attribench.model.output_sequence import SequenceLabelling
@@ -214,9 +214,9 @@ class SemanticRoles(Task):
     def _read(self) -> tuple[dict[str, list[Sentence]], list[str], np.ndarray]:
         """Return the sentences of every split, and the words in them that have fixed vectors, with these."""
         files = self._files
-        sentences = {name: load(files[name], _checksum(files[name])) for name in SPLITS}
+        sentences = {name: load(files[name], data_checksum(files[name])) for name in SPLITS}
         words = frozenset(form.lower() for found in sentences.values() for sentence in found for form in sentence.form)
-        return sentences, *known_vectors(files["vectors"], _checksum(files["vectors"]), words)
+        return sentences, *known_vectors(files["vectors"], data_checksum(files["vectors"]), words)
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -262,7 +262,9 @@ class SemanticRoles(Task):
             test = Split(test.graphs, predict(model, test.graphs).argmax(1))
         splits = {"train": train}
         for name, split in (("validation", validation), ("test", test)):
-            splits[name] = _explained(told(split, sentences[name], vocabulary), settings.explained, name)
+            whole = told(split, sentences[name], vocabulary)
+            # the same for every seed
+            splits[name] = whole.sample(settings.explained, generator("srl explained", name))
         return Problem(
             model, SequenceLabelling(unseen=True), splits, vocabulary.edge_types(), figures,
             class_names=vocabulary.role_names(),
@@ -355,18 +357,6 @@ def bucketed(sizes: Tensor, batch_tokens: int, draw: torch.Generator) -> list[Te
     return [batches[i] for i in torch.randperm(len(batches), generator=draw).tolist()]
 
 
-def _checksum(path: Path) -> str:
-    """Return the SHA-256 of a file.
-
-    Raises:
-        UserError: when it is not there, or no regular file.
-    """
-    try:
-        return file_checksum(path)
-    except OSError as error:
-        raise UserError(f"expected a file of the data; {path}: {error.strerror}: check --data-dir") from error
-
-
 def _sample(sentences: list[Sentence], count: int, seed: int) -> list[Sentence]:
     """Return sentences with ``count`` of their predicates, at random; all where it is 0 or there are no more."""
     pairs = [(i, k) for i, sentence in enumerate(sentences) for k in range(len(sentence.predicates))]
@@ -384,9 +374,3 @@ def _sample(sentences: list[Sentence], count: int, seed: int) -> list[Sentence]:
         )
         for i, kept in chosen.items()
     ]
-
-
-def _explained(split: Split, count: int, name: str) -> Split:
-    """Return ``count`` graphs at random, in their order: the same for every seed."""
-    order = torch.randperm(split.graphs.num_graphs, generator=generator("srl explained", name))
-    return split.select(order[:count].sort().values.to(split.graphs.device))
