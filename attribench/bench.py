@@ -30,6 +30,7 @@ from .base.errors import UserError
 from .base.files import write_atomically
 from .base.names import base_name
 from .explaining.costs import PeakMemory, Stopwatch
+from .model.driver_list import layers_without_messages
 from .model.gates import Gates
 from .model.graphs import GraphBatch
 from .model.model import GraphModel
@@ -210,6 +211,8 @@ class Bench:
         rows = []
         for rival in kind.rivals:
             if not set(rival.reads) <= set(self.graphs.node):
+                continue
+            if rival.needs_messages and layers_without_messages(self.subject.model):
                 continue
             method = kind(subject=self.subject)
             method.fit()

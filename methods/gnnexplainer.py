@@ -59,7 +59,9 @@ class GNNExplainer(Method):
     Config = GNNExplainerConfig
     quick = {"steps": 20}
     steps_option = ("steps", "attribute")
-    rivals = (Rival("PyG GNNExplainer, one graph at a time", explain_with_pyg, sample=3, reads=("x",)),)
+    rivals = (
+        Rival("PyG GNNExplainer, one graph at a time", explain_with_pyg, sample=3, reads=("x",), needs_messages=True),
+    )
     config: GNNExplainerConfig
 
     def __init__(self, *given: Any, **options: Any) -> None:

@@ -61,7 +61,7 @@ class IntegratedGradients(Method):
     Config = IntegratedGradientsConfig
     quick = {"steps": 8}
     steps_option = ("steps", "attribute")
-    rivals = (Rival("PyG CaptumExplainer, one call on the batch", explain_with_pyg, reads=("x",)),)
+    rivals = (Rival("PyG CaptumExplainer, one call on the batch", explain_with_pyg, reads=("x",), needs_messages=True),)
     config: IntegratedGradientsConfig
 
     @classmethod

@@ -12,12 +12,13 @@ from qa_helpers import GOLD, entry, graphs, item, wikihop
 from torch import Tensor
 
 from attribench.base.errors import UserError
+from attribench.bench import Bench
 from attribench.model.baseline import Baseline
 from attribench.model.gates import Gates
 from attribench.model.graphs import GraphBatch
 from attribench.model.output_choice import MultipleChoice
 from attribench.plugins.configs import make_config
-from attribench.plugins.registry import TASKS
+from attribench.plugins.registry import METHODS, TASKS
 from attribench.plugins.task import Problem, Split, TaskSeeds, Workshop, build_problem, without_cache
 
 model_of: Any = importlib.import_module("attribench.tasks.qa.model")
@@ -118,6 +119,8 @@ def test_a_model_has_a_copy_in_the_other_form_and_examples_of_any_size() -> None
         torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
         torch.testing.assert_close(logits[0], model(batch))
     assert {other.form for other in forms.values()} == {"dense", "list"}
+    bench = Bench(problem, 2, torch.device("cpu"))  # PyG's explainers reach no message of a matrix
+    assert [bench.against_rivals(METHODS[name]) for name in ("gnnexplainer", "integrated-gradients")] == [[], []]
 
 
 def test_a_candidate_has_the_score_of_its_best_mention() -> None:

@@ -21,9 +21,11 @@ class Rival:
         explain: explains a batch with the options that the method was given.
         sample: how many graphs to time it on; None for the whole batch in one call.
         reads: node features without which it does not work.
+        needs_messages: whether it reaches messages that layers send as vectors alone, as PyG's explainers do.
     """
 
     name: str
     explain: Callable[[Subject, GraphBatch, Any], Any]
     sample: int | None = None
     reads: tuple[str, ...] = ()
+    needs_messages: bool = False
