@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from attribench.checking.methods import DEPTHS, MethodContract
+from attribench.checking.methods import SUBJECTS, MethodContract
 from attribench.checking.tasks import Check, TaskContract
 from attribench.model.graphs import GraphBatch
 from attribench.plugins.method import Attribution, Method
@@ -16,13 +16,14 @@ from attribench.plugins.registry import METHODS, TASKS
 
 def _cases() -> Iterator[Any]:
     for name in METHODS:
-        for depth in DEPTHS:
-            suite = MethodContract(METHODS[name], depth)
-            for title, check in suite.checks():
-                yield pytest.param(check, id=f"{name}-{depth}-{title}")
+        for depth, form in SUBJECTS:
+            for title, check in MethodContract(METHODS[name], depth, form).checks():
+                yield pytest.param(check, id=f"{name}-{depth}-{form}-{title}")
     for name in TASKS:
         for title, check in TaskContract(TASKS[name]).checks():
             yield pytest.param(check, id=f"{name}-{title}")
+    for title, check in TaskContract(TASKS["qa"], form="list").checks():  # its default is a model of matrices
+        yield pytest.param(check, id=f"qa-list-{title}")
 
 
 @pytest.mark.parametrize("check", list(_cases()))

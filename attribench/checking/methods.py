@@ -1,6 +1,7 @@
 """The contract that every method keeps, which ``check NAME`` and the tests run, and the door to a task's.
 
-Methods are checked on an untrained R-GCN over random graphs, one and three layers deep, in float64.
+Methods are checked on an untrained R-GCN over random graphs, in float64: one and three layers that send a message for
+every edge, and two layers of adjacency matrices.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch_geometric.nn import FastRGCNConv
 from ..base.errors import UserError, first_line
 from ..base.seeds import generator
 from ..explaining.job import FAULTS
+from ..model.adjacency import AdjacencyLayer, Padding
 from ..model.graphs import GraphBatch
 from ..model.integrity import differences, fingerprint, graphs_digest
 from ..model.model import GraphModel
@@ -26,16 +28,39 @@ from ..plugins.method import Attribution, Method, Subject
 from ..plugins.registry import METHODS, TASKS
 from .tasks import TOLERANCE, Check, TaskContract
 
+Form: TypeAlias = Literal["messages", "matrices"]
 DEPTHS = (1, 3)
+"""Layers that send a message for every edge."""
+SUBJECTS: tuple[tuple[int, Form], ...] = (*((depth, "messages") for depth in DEPTHS), (2, "matrices"))
+"""Depths and forms of the models that methods are checked on."""
+RELATIONS = 3
+
+
+class DenseRGCN(AdjacencyLayer):
+    """The sum over relations of A_r H W_r (Eq. 8), with what a node says to itself."""
+
+    def __init__(self, width: int, relations: int) -> None:
+        super().__init__("edge_type")
+        self.weight = nn.Parameter(torch.randn(relations, width, width) / width**0.5)
+        self.root = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
+        """Return ``(G, V, D)`` of states, by matrices ``(G, R, V, V)``."""
+        heard: Tensor = self.aggregate(adjacency, h[:, None] @ self.weight)
+        return heard + self.root(h)
 
 
 class ContractModel(GraphModel):
     """An R-GCN of ``depth`` layers with random weights, which can be told to fail in its n-th pass."""
 
-    def __init__(self, depth: int, width: int = 6, relations: int = 3) -> None:
+    def __init__(self, depth: int, width: int = 6, relations: int = RELATIONS, form: Form = "messages") -> None:
         super().__init__()
+        self.form, self.relations = form, relations
         self.embed = nn.Linear(4, width)
-        self.layers = nn.ModuleList(FastRGCNConv(width, width, relations, aggr="add") for _ in range(depth))
+        self.layers = nn.ModuleList(
+            DenseRGCN(width, relations) if form == "matrices" else FastRGCNConv(width, width, relations, aggr="add")
+            for _ in range(depth)
+        )
         self.readout = nn.Linear(width, 3)
         self.passes_until_failure = [-1]  # in a list: counting down is not a change of the model
 
@@ -46,14 +71,25 @@ class ContractModel(GraphModel):
 
     def decode(self, graphs: GraphBatch, state: Tensor) -> Tensor:
         """Pass messages and sum the nodes of each graph."""
-        for layer in self.layers:
-            state = layer(state, graphs.edge_index, graphs["edge_type"]).tanh()
+        state = self._by_matrices(graphs, state) if self.form == "matrices" else self._by_messages(graphs, state)
         self.passes_until_failure[0] -= 1
         if self.passes_until_failure[0] == 0:
             raise InjectedError
         pooled = state.new_zeros(graphs.num_graphs, state.shape[1]).index_add(0, graphs.batch, state)
         logits: Tensor = self.readout(pooled)
         return logits
+
+    def _by_messages(self, graphs: GraphBatch, state: Tensor) -> Tensor:
+        for layer in self.layers:
+            state = layer(state, graphs.edge_index, graphs["edge_type"]).tanh()
+        return state
+
+    def _by_matrices(self, graphs: GraphBatch, state: Tensor) -> Tensor:
+        padding = Padding.of(graphs, graphs["edge_type"], self.relations)
+        adjacency, padded = padding.matrices(state.new_ones(graphs.num_edges)), padding.pad(state)
+        for layer in self.layers:
+            padded = layer(padded, adjacency).tanh()
+        return padding.nodes(padded)
 
 
 class InjectedError(RuntimeError):
@@ -80,16 +116,30 @@ def random_graphs(count: int, name: str) -> GraphBatch:
         graph_key=torch.arange(count) * 7 + 3,
         edge_key=torch.arange(total) - torch.repeat_interleave(edge_ptr[:-1], edges),
         node={"x": torch.randn(int(node_ptr[-1]), 4, generator=draw, dtype=torch.float64)},
-        edge={"edge_type": integers(0, 3, total)},
+        edge={"edge_type": integers(0, RELATIONS, total)},
     )
 
 
-def contract_subject(depth: int) -> Subject:
+def graphs_of(count: int, name: str, form: Form) -> GraphBatch:
+    """Return random graphs for models of a form: matrices have one entry for all edges of a type between two nodes."""
+    graphs = random_graphs(count, name)
+    if form == "messages":
+        return graphs
+    source, target = graphs.edge_index
+    entry = (source * graphs.num_nodes + target) * RELATIONS + graphs["edge_type"]
+    _, number = entry.unique(return_inverse=True)
+    place = torch.arange(graphs.num_edges)
+    first = torch.full((graphs.num_edges,), graphs.num_edges).scatter_reduce(0, number, place, "amin")
+    return graphs.keep_edges(first[number] == place)
+
+
+def contract_subject(depth: int, form: Form = "messages") -> Subject:
     """Return the subject on which methods are checked."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(depth)
-        model = ContractModel(depth).double().eval()
-    return Subject(model, GraphClassification(), random_graphs(40, "train"), random_graphs(12, "validation"), depth)
+        model = ContractModel(depth, form=form).double().eval()
+    train, validation = (graphs_of(count, name, form) for count, name in ((40, "train"), (12, "validation")))
+    return Subject(model, GraphClassification(), train, validation, depth)
 
 
 def check_plugin(name: str, *, tracebacks: bool = False) -> Iterator[tuple[str, str | None]]:
@@ -103,9 +153,10 @@ def check_plugin(name: str, *, tracebacks: bool = False) -> Iterator[tuple[str, 
         UserError: when there is no plugin of that name.
     """
     if name in METHODS:
-        for depth in DEPTHS:
-            for title, check in MethodContract(METHODS[name], depth).checks():
-                yield f"{title} ({depth} layer{'s' if depth > 1 else ''})", _outcome(check, tracebacks)
+        for depth, form in SUBJECTS:
+            layers = f"{depth} layer{'s' if depth > 1 else ''}{' of matrices' if form == 'matrices' else ''}"
+            for title, check in MethodContract(METHODS[name], depth, form).checks():
+                yield f"{title} ({layers})", _outcome(check, tracebacks)
     elif name in TASKS:
         for title, check in TaskContract(TASKS[name]).checks():
             yield title, _outcome(check, tracebacks)
@@ -124,12 +175,12 @@ def _outcome(check: Check, tracebacks: bool) -> str | None:
 class MethodContract:
     """The checks of one method on one subject."""
 
-    def __init__(self, method: type[Method], depth: int) -> None:
+    def __init__(self, method: type[Method], depth: int, form: Form = "messages") -> None:
         self.kind = method
-        self.subject = contract_subject(depth)
+        self.subject = contract_subject(depth, form)
         self.model: Any = self.subject.model
         self.depth = depth
-        self.graphs = random_graphs(15, "test")
+        self.graphs = graphs_of(15, "test", form)
         self._fitted: Method | None = None
 
     def checks(self) -> list[tuple[str, Check]]:

@@ -18,10 +18,11 @@ TOLERANCE = 1e-8
 
 
 class TaskContract:
-    """The checks of one task, built with its quick settings."""
+    """The checks of one task, built with its quick settings and further options."""
 
-    def __init__(self, task: type[Task]) -> None:
+    def __init__(self, task: type[Task], **options: Any) -> None:
         self.kind = task
+        self.options = {**task.quick, **options}
         self._problems: dict[TaskSeeds, Problem] = {}
 
     def checks(self) -> list[tuple[str, Check]]:
@@ -42,7 +43,7 @@ class TaskContract:
         return self._problems[seeds]
 
     def _new(self, seeds: TaskSeeds) -> Problem:
-        config = make_config(self.kind.name, self.kind.Config, self.kind.quick)
+        config = make_config(self.kind.name, self.kind.Config, self.options)
         return build_problem(self.kind(config), seeds, Workshop(torch.device("cpu"), without_cache))
 
     def soundness(self) -> str | None:
