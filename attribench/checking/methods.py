@@ -46,8 +46,8 @@ class DenseRGCN(AdjacencyLayer):
 
     def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
         """Return ``(G, V, D)`` of states, by matrices ``(G, R, V, V)``."""
-        heard: Tensor = self.aggregate(adjacency, h[:, None] @ self.weight)
-        return heard + self.root(h)
+        out: Tensor = self.aggregate(adjacency, h[:, None] @ self.weight) + self.root(h)
+        return out
 
 
 class ContractModel(GraphModel):
