@@ -17,6 +17,9 @@ from attribench.model.recording import Recording
 
 from ._moments import Moments, moments, pooled
 
+START = 0.1
+"""Weights W_r of Eq. 9 at the start, in parts of those with which gates would be as far apart as by Eq. 7."""
+
 
 class _Within(torch.autograd.Function):
     """Clamp to [-bound, bound]; the gradient passes, unless a step along it leads further out."""
@@ -71,7 +74,9 @@ class EntryNetwork(nn.Module):
     """W_r ReLU(LN(W1 h_v)) . h_u of Eq. 9 for target v, source u and relation r, one number for every edge.
 
     The sum of products is divided by their number: Adam moves each by its learning rate, and a gate by all of them. And
-    there is a constant among the numbers of h_u, whose product is not: a relation is closed as fast as by Eq. 7.
+    there is a constant among the numbers of h_u, whose product is not: a relation is closed as fast as by Eq. 7. The
+    numbers of h_u have mean square 1, as those that are read of h_v by the LN: otherwise the gates of unusual nodes,
+    such as the subject of a question, move many times as far as others.
 
     Args:
         inputs: width H of h.
@@ -84,13 +89,14 @@ class EntryNetwork(nn.Module):
         self.target = nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU())
         self.relation = nn.Parameter(torch.empty(num_relations, hidden, inputs))
         self.constant = nn.Parameter(torch.empty(num_relations, hidden))
-        # so that numbers start about as far apart as those of Eq. 7
-        nn.init.uniform_(self.relation, -((inputs / hidden) ** 0.5), (inputs / hidden) ** 0.5)
-        nn.init.uniform_(self.constant, -(hidden**-0.5), hidden**-0.5)
+        # so small that all gates start open, whatever the nodes
+        nn.init.uniform_(self.relation, -START * (inputs / hidden) ** 0.5, START * (inputs / hidden) ** 0.5)
+        nn.init.uniform_(self.constant, -START * hidden**-0.5, START * hidden**-0.5)
 
     def read(self, call: AdjacencyCall, h: Tensor) -> Tensor:
         """Return ``(E,)`` of states ``(N, H)``; no operation makes more than a number for every entry."""
         read = self.target(h)
+        h = h / h.square().mean(1, keepdim=True).clamp(min=torch.finfo(h.dtype).tiny).sqrt()
         products = (read @ self.relation.transpose(0, 1).flatten(1)).view(len(h), len(self.relation), -1)
         constant = (read @ self.constant.T)[..., None]  # (N, R, 1)
         targets = torch.cat([products / h.shape[1], constant], dim=2)

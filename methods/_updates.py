@@ -113,9 +113,12 @@ class Controlled(Update):
     Gradients of gates are taken by ``trapezoidal_gate``, which says why: the paper's, straight through a hard concrete
     gate, vanish where it is almost sure, and a gate that closed wrongly stays closed.
 
-    Both gradients have length 1 in every step. Otherwise a gate that closes wrongly sends one thousands of times longer
-    than the penalty's, Adam's second moment remembers it, and the penalty moves nothing for long. And so no scale is
-    given: not the number of edges or layers, not the size of messages, not how the divergence is reduced.
+    The penalty's gradient has length 1 in every step, that of D* at most 1: it is divided by the mean of its late
+    lengths. Otherwise a gate that closes wrongly sends one thousands of times longer than the penalty's,
+    Adam's second moment remembers it, and the penalty moves nothing for long. With length 1 in every step, too, graphs
+    on which all is well would push as hard as those that need a gate: where D* has a heavy tail they outvoted them. And
+    so no scale is given: not the number of edges or layers, not the size of messages, not how the divergence is
+    reduced.
 
     The multiplier's logarithm is moved by proportional-integral control, by how far D* is from what is aimed at. It is
     D* of calmer gates than those that are trained with: while gates start open, the noise alone makes it many times the
@@ -136,7 +139,8 @@ class Controlled(Update):
     INTEGRAL = 0.01  # the same, per step
     SMOOTHING = 0.8  # of D* over steps, whose tail is heavy
     EXCESS = 2.0  # the largest that counts: one graph with D* of 10 nats is no reason to open everything
-    START, RANGE = 1.0, 5.0  # of the logarithm, the latter to both sides of 0
+    START, RANGE = 1.0, 3.0  # of the logarithm, the latter to both sides of 0: beyond, what D* says is all noise
+    REMEMBERED, OUTLIER = 0.98, 3.0  # decay of the mean length of gradients of D*, per step; most that counts in it
     FAR, HARDLY = 2.5, 0.01  # of the logarithm from 0, for a fit that is at rest; share that is hardly anything
     EXPONENT, LOWER, HIGHER = 0.5, 0.7, 1.3  # the aim's change with the strain after a check: exponent and bounds
     MOST_WEIGHT = 4.0  # of one end of a gate, see trapezoidal_gate
@@ -175,6 +179,7 @@ class Controlled(Update):
         self._log = min(self.START + self._restarts, self.RANGE)
         self._since: list[float] = []  # D* of every step since the last check
         self._mean = AveragedModel(self._probe, multi_avg_fn=get_ema_multi_avg_fn(self.AVERAGING))
+        self._length = self._gates[0].new_zeros(())  # running mean of the lengths of the gradients of D*
 
     def heed(self, strain: float) -> None:
         """Aim lower where the gates are infeasible, higher otherwise; not while D* is still on its way there."""
@@ -210,8 +215,10 @@ class Controlled(Update):
         excess = min(max(self._smoothed / self._aim - 1, -1.0), self.EXCESS)
         self._log = self._bounded(self._log + self.INTEGRAL * excess)
         multiplier = math.exp(self._bounded(self._log + self.PROPORTIONAL * excess))
+        towards_sparser = _scaled(*self._gradient(penalty, retain=True))
+        towards_faithful = self._within_usual(*self._gradient(divergence.mean()))
         for parameter, along_penalty, along_divergence in zip(
-            self._gates, self._direction(penalty, retain=True), self._direction(divergence.mean()), strict=True
+            self._gates, towards_sparser, towards_faithful, strict=True
         ):
             parameter.grad = (along_penalty + multiplier * along_divergence) / (1 + multiplier)
         for parameter, gradient in zip(self._baselines, _gradient(quiet, self._baselines), strict=True):
@@ -222,11 +229,22 @@ class Controlled(Update):
     def _bounded(self, logarithm: float) -> float:
         return min(max(logarithm, -self.RANGE), self.RANGE)
 
-    def _direction(self, value: Tensor, *, retain: bool = False) -> list[Tensor]:
-        """Return the gradient of a value in the gates' parameters, of length 1, or 0 where there is none."""
+    def _gradient(self, value: Tensor, *, retain: bool = False) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the gradient of a value in the gates' parameters, and its length."""
         gradients = _gradient(value, self._gates, retain=retain)
-        length = torch.stack(torch._foreach_norm(gradients)).norm()
-        return list(torch._foreach_div(gradients, length.clamp(min=torch.finfo(length.dtype).tiny)))
+        return gradients, torch.stack(torch._foreach_norm(gradients)).norm()
+
+    def _within_usual(self, gradients: tuple[Tensor, ...], length: Tensor) -> list[Tensor]:
+        """Return a gradient divided by the mean of late lengths, or by its own where that is more."""
+        usual = torch.where(self._length > 0, self._length, length)
+        counted = torch.minimum(length, self.OUTLIER * usual)
+        self._length = self.REMEMBERED * usual + (1 - self.REMEMBERED) * counted
+        return _scaled(gradients, torch.maximum(length, self._length))
+
+
+def _scaled(gradients: tuple[Tensor, ...], length: Tensor) -> list[Tensor]:
+    """Return gradients divided by a length, or 0 where that is 0."""
+    return list(torch._foreach_div(gradients, length.clamp(min=torch.finfo(length.dtype).tiny)))
 
 
 def _gradient(value: Tensor, parameters: Sequence[Tensor], *, retain: bool = False) -> tuple[Tensor, ...]:

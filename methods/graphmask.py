@@ -52,6 +52,9 @@ LATELY = 6
 FALLING, CHECKS_BACK = 0.95, 4
 """Part of the strain of so many checks ago that an infeasible probe has to be under to be on its way back."""
 
+WAITED_FOR = 2
+"""Times the patience, in checks, that a probe on its way back is waited for."""
+
 MOST_EXCESS = 2.0
 """Parts of what is allowed that one infeasible check counts with, at most."""
 
@@ -162,7 +165,8 @@ class _Progress:
     Args:
         start: the checkpoint that it starts from.
         stop_after: feasible checks without a sparser one, once one was sparser, until it is settled.
-        patience: infeasible checks that are not on their way back, each with its excess, until it is lost.
+        patience: infeasible checks that are not on their way back, each with its excess, until it is lost; and
+            ``WAITED_FOR`` times as many at all.
     """
 
     def __init__(self, start: Checkpoint, stop_after: int, patience: float) -> None:
@@ -203,7 +207,7 @@ class _Progress:
     @property
     def lost(self) -> bool:
         """Whether it is infeasible for long, and does not come back."""
-        return self._strikes >= self._patience
+        return self._strikes >= self._patience or len(self._strains) >= WAITED_FOR * self._patience
 
     def add(self, now: Checkpoint) -> None:
         """Take note of a check."""

@@ -404,12 +404,26 @@ def test_graphmask_takes_the_bilinear_gate_of_eq_9() -> None:
         for k, (network, call) in enumerate(zip(probe.networks, recording.calls, strict=True)):
             h = call.h_source
             h = (h - h.mean(0)) / h.std(0, correction=0)
+            size = h.square().mean(1).sqrt()
             for e in range(graphs.num_edges):
                 source, target = graphs.edge_index[:, e].tolist()
                 r, read = int(graphs["edge_type"][e]), network.network.target(h[target])
-                gamma = read @ network.network.relation[r] @ h[source] / WIDTH + read @ network.network.constant[r]
+                product = read @ network.network.relation[r] @ (h[source] / size[source]) / WIDTH
+                gamma = product + read @ network.network.constant[r]
                 torch.testing.assert_close(locations[k, e], gamma.detach() + 0.25)
-    assert float(locations.std()) > 0.05
+    assert float(locations.std()) > 0.005
+
+
+def test_gates_of_eq_9_start_open_for_all_nodes() -> None:
+    """Whatever the node is that sends: the subject of a question is unlike all others."""
+    graphs = simple([(6, 14)] * 20)
+    unusual = graphs["x"].clone()
+    unusual[::6] *= 100
+    kinds: Any = importlib.import_module("attribench.methods._gate_networks")
+    with Gates(Dense().double()) as gates:
+        recording = gates.record(replace(graphs, node={"x": unusual}))
+        locations = kinds.Probe([recording], 64, 2.0, 5.0, 1)(recording).detach()
+    assert float((locations - 2).abs().max()) < 0.5
 
 
 def drawn(graphs: GraphBatch, seed: int = 3) -> tuple[Tensor, list[Tensor], list[Tensor]]:
