@@ -124,6 +124,7 @@ def results(toy: str) -> str:
         toy=toy[toy.index("\n") :].strip().replace("\n## ", "\n### "),
         layers=Reference(ROOT / "results" / "reference" / "layers"),
         srl=Reference(ROOT / "results" / "reference" / "srl"),
+        qa=Reference(ROOT / "results" / "reference" / "qa"),
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 

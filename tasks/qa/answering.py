@@ -47,7 +47,7 @@ from attribench.model.model import GraphModel
 from attribench.model.output_choice import MultipleChoice
 from attribench.plugins.method import config, untracked
 from attribench.plugins.registry import TASKS
-from attribench.plugins.task import Problem, Split, Task, TaskSeeds, Workshop
+from attribench.plugins.task import Problem, Split, Task, TaskSeeds, Workshop, findings_of_study
 
 from ..srl.glove import coverage
 from .coreference import Chains, read_chains
@@ -193,7 +193,8 @@ class QuestionAnswering(Task):
 
     def card(self) -> str:
         """Return what the data and the model are."""
-        return f"# {self.name}\n\n{__doc__}"
+        findings = findings_of_study("qa", Path(__file__).parent.parent)
+        return f"# {self.name}\n\n{__doc__}\n{findings}"
 
     def forms(self, model: GraphModel) -> dict[str, GraphModel]:
         """Return the model by matrices of adjacency, and by a list of edges."""
