@@ -99,6 +99,11 @@ class Update(ABC):
         """Forget the moments, and weigh the constraint more: the probe went back to its best state."""
         self._optimizer = self._adam()
 
+    @property
+    def spent(self) -> bool:
+        """Whether another restart from the same state would be like the last one."""
+        return False
+
     def heed(self, strain: float) -> None:  # noqa: B027 - the paper's rule sees no held-out graphs
         """Take note of how the gates do on graphs that are not trained on: see ``Verdict.strain``."""
 
@@ -172,6 +177,11 @@ class Controlled(Update):
         super().restart()
         self._restarts += 1
         self._weigh()
+
+    @property
+    def spent(self) -> bool:
+        """Whether the multiplier started at its bound."""
+        return self.START + self._restarts >= self.RANGE
 
     def _weigh(self) -> None:
         """Weigh the constraint more than the penalty, and the more the more often it was not enough."""

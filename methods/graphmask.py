@@ -322,7 +322,7 @@ class GraphMask(Method):
 
         Gates start open, so that there is a feasible checkpoint from the start; training goes back to the best one when
         it has been infeasible for a while and does not come back by itself. Steps that were in vain are made again, up
-        to half as many as are planned.
+        to half as many as are planned; it ends where they would be in vain once more.
         """
         config, num_layers = self.config, self.subject.num_layers
         noise = generator("gates", seed)
@@ -341,6 +341,7 @@ class GraphMask(Method):
                 stage = steps.planned // num_layers if lowest else steps.left
                 steps.left -= stage
                 started = best_at = steps.made
+                restored_to: Checkpoint | None = None
                 while stage:
                     self._step(update, next(recordings), lowest, noise)
                     stage, steps.made = stage - 1, steps.made + 1
@@ -355,8 +356,12 @@ class GraphMask(Method):
                     if progress.settled:
                         steps.left += stage
                         break
+                    if progress.lost and update.spent and progress.best is restored_to:
+                        steps.left += stage  # it would go the same way again
+                        break
                     if progress.lost:
-                        self.probe.load_state_dict(progress.restore().state)
+                        restored_to = progress.restore()
+                        self.probe.load_state_dict(restored_to.state)
                         update.restart()
                         stage += steps.more(steps.made - best_at)
                         best_at, restored = steps.made, restored + 1

@@ -247,9 +247,9 @@ def test_the_best_probe_is_restored_and_the_constraint_weighed_more() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(controlled, "restart", spy)
         best = method._train(0)
-    # of the checks after every 10 of 60 steps, after two each; the steps in vain are made again, up to 30
-    assert (method.figures["restored"], method.figures["steps"]) == (4, 90)
-    assert raised == [2.0, 3.0, 3.0, 3.0]  # the most that it can be
+    # of the checks after every 10 steps, after two each, until the constraint cannot be weighed more
+    assert (method.figures["restored"], method.figures["steps"]) == (2, 60)
+    assert raised == [2.0, 3.0]
     assert best is found[0]
     assert all(torch.equal(method.probe.state_dict()[name], value) for name, value in found[0].state.items())
 
