@@ -373,7 +373,7 @@ def test_list_and_check(cli: Command) -> None:
     assert "toy.colours=6 (>= 3)" in out
     code, out, _ = cli("check", "integrated-gradients")
     assert code == 0
-    assert out.count("ok ") == 16
+    assert out.count("ok ") == 24
 
 
 def test_check_says_what_is_wrong(cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
