@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch_geometric.nn import GCNConv, MessagePassing
 
+from attribench.checking.methods import RELATIONS, coalesced
 from attribench.model.adjacency import AdjacencyLayer, Padding
 from attribench.model.adjacency_driver import AdjacencyCall
 from attribench.model.baseline import Baseline
@@ -25,7 +26,6 @@ from attribench.plugins.method import Method
 from attribench.plugins.registry import METHODS
 from attribench.plugins.task import SPLITS, Problem, Split
 
-RELATIONS = 3
 WIDE = 64
 """Width of states where it matters that there are fewer nodes than edges."""
 
@@ -34,13 +34,6 @@ def simple(sizes: list[tuple[int, int]], seed: int = 0) -> GraphBatch:
     """Random graphs in float64 with at most one edge of a relation from a node to another."""
     graphs = random_batch(sizes, seed).to(torch.float64)
     return coalesced(graphs)
-
-
-def coalesced(graphs: GraphBatch) -> GraphBatch:
-    keys = (graphs.edge_index[0] * graphs.num_nodes + graphs.edge_index[1]) * RELATIONS + graphs["edge_type"]
-    first = torch.zeros(graphs.num_edges, dtype=torch.bool)
-    first[[keys.tolist().index(key) for key in keys.unique().tolist()]] = True
-    return graphs.keep_edges(first)
 
 
 class DenseRGCN(AdjacencyLayer):

@@ -120,17 +120,20 @@ def random_graphs(count: int, name: str) -> GraphBatch:
     )
 
 
-def graphs_of(count: int, name: str, form: Form) -> GraphBatch:
-    """Return random graphs for models of a form: matrices have one entry for all edges of a type between two nodes."""
-    graphs = random_graphs(count, name)
-    if form == "messages":
-        return graphs
+def coalesced(graphs: GraphBatch) -> GraphBatch:
+    """Return the first of all edges of a type from a node to another: matrices have one entry for them."""
     source, target = graphs.edge_index
     entry = (source * graphs.num_nodes + target) * RELATIONS + graphs["edge_type"]
     _, number = entry.unique(return_inverse=True)
     place = torch.arange(graphs.num_edges)
     first = torch.full((graphs.num_edges,), graphs.num_edges).scatter_reduce(0, number, place, "amin")
     return graphs.keep_edges(first[number] == place)
+
+
+def graphs_of(count: int, name: str, form: Form) -> GraphBatch:
+    """Return random graphs for models of a form."""
+    graphs = random_graphs(count, name)
+    return coalesced(graphs) if form == "matrices" else graphs
 
 
 def contract_subject(depth: int, form: Form = "messages") -> Subject:
